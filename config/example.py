@@ -1,0 +1,138 @@
+"""Render the schema as the commented example file and as the settings page of the documentation."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from config.settings import (
+    DestinationSettings,
+    RetrySettings,
+    RouteSettings,
+    Settings,
+    SourceSettings,
+)
+
+# What a first settings file needs beyond the defaults: one modality, one PACS, one route.
+EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
+    "sources": {"name": "xray-room-1", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.1", "192.168.10.0/24"]},
+    "destinations": {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 11113},
+    "routes": {"name": "radiographs", "match": {"Modality": "CR|DX"}, "destinations": ["pacs"]},
+}
+# The route that takes what no other route took: forwarded as it came.
+EXAMPLE_REST = {"name": "everything-else", "enhance": False, "send": ["original"], "destinations": ["pacs"]}
+LISTS: dict[str, type[BaseModel]] = {
+    "sources": SourceSettings,
+    "destinations": DestinationSettings,
+    "routes": RouteSettings,
+}
+
+
+def render_example() -> str:
+    """Return the commented settings file that `dicom-node init` writes.
+
+    Settings at their default stand as comments, so an upgrade can change a default that nobody set.
+    """
+    lines = [
+        "# Settings of the low-dose X-ray node.",
+        "# A line that starts with '#' followed by a setting shows its default. Check changes with: dicom-node check -c FILE",
+    ]
+    for name, field in Settings.model_fields.items():
+        if name in LISTS:
+            lines += [
+                "",
+                *_comment(LISTS[name].__doc__ or ""),
+                f"[[{name}]]",
+                *_fields(LISTS[name], EXAMPLE_VALUES[name]),
+            ]
+            if name == "destinations":
+                lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
+            if name == "routes":
+                lines += ["", "# What no route above took is forwarded untouched.", "[[routes]]"]
+                lines += [f"{key} = {toml_value(value)}" for key, value in EXAMPLE_REST.items()]
+        else:
+            model = field.annotation
+            assert isinstance(model, type) and issubclass(model, BaseModel)
+            lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, {})]
+    return "\n".join(lines) + "\n"
+
+
+def render_reference() -> str:
+    """Return the settings page of the documentation (Markdown)."""
+    lines = [
+        "# Settings",
+        "",
+        "One TOML file holds every setting; `dicom-node init DIR` writes a commented one and `dicom-node check -c FILE` names",
+        "every fault in it at once. This page is made from the schema (`python -m config.example --docs`).",
+    ]
+    for name, field in Settings.model_fields.items():
+        model = LISTS.get(name, field.annotation)
+        assert isinstance(model, type) and issubclass(model, BaseModel)
+        lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
+        if name == "destinations":
+            lines += ["", "## `[destinations.retry]`", "", *_reference_table(RetrySettings)]
+    return "\n".join(lines) + "\n"
+
+
+def _reference_table(model: type[BaseModel]) -> Iterator[str]:
+    yield (model.__doc__ or "").strip()
+    yield ""
+    yield "| setting | default | meaning |"
+    yield "|---|---|---|"
+    for name, field in model.model_fields.items():
+        if name != "retry":
+            default = (
+                "required"
+                if field.is_required()
+                else f"`{toml_value(_default(field))}`"
+                if _default(field) is not None
+                else "none"
+            )
+            yield f"| `{name}` | {default} | {field.description} |"
+
+
+def _fields(model: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if name == "retry":
+            continue
+        yield from _comment(field.description or "")
+        if name in values:
+            yield f"{name} = {toml_value(values[name])}"
+        else:
+            default = _default(field)
+            yield f"# {name} = {toml_value(default)}" if default is not None else f"# {name} ="
+
+
+def _default(field: FieldInfo) -> Any:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return None if default is PydanticUndefined else default
+
+
+def _comment(text: str) -> Iterator[str]:
+    for line in textwrap.wrap(" ".join(text.split()), 110):
+        yield f"# {line}"
+
+
+def toml_value(value: Any) -> str:
+    """Return `value` as TOML; JSON's strings, numbers and booleans are TOML's too."""
+    if isinstance(value, Enum | Path):
+        value = str(value)
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return json.dumps(value)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(render_reference() if "--docs" in sys.argv else render_example(), end="")

@@ -1,0 +1,325 @@
+"""The schema of the settings file: every setting with its default, its unit and one sentence.
+
+The commented example file and the settings page of the documentation are rendered from these models
+(`config.example`), so a description written here is what a user reads.
+"""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+STRENGTH_PRESETS = {"mild": 0.4, "standard": 0.7, "strong": 0.9}
+
+
+def _ae_title(value: str) -> str:
+    # PS3.5 6.2, VR AE: at most 16 characters, no control characters or backslash; outer spaces don't count.
+    stripped = value.strip(" ")
+    if not 1 <= len(stripped) <= 16:
+        raise ValueError("an AE title of 1 to 16 characters")
+    if not all(" " <= c <= "~" and c != "\\" for c in stripped):
+        raise ValueError("an AE title of printable ASCII characters without backslash")
+    return stripped
+
+
+def _host_rule(value: str) -> str:
+    text = value.strip()
+    if text == "*":
+        return text
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        if "/" in text or not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", text):
+            raise ValueError('an address, a network such as "10.1.0.0/16", a host name, or "*"') from None
+    return text
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+HostRule = Annotated[str, AfterValidator(_host_rule)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeSettings(_Table):
+    """Who this node is and where it keeps what it holds."""
+
+    name: Name = Field("node", description="Name of this node in logs, in status and in the ledger.")
+    ae_title: AeTitle = Field("LOWDOSE", description="AE title that modalities call, and that we call the PACS with.")
+    bind: str = Field("0.0.0.0", min_length=1, description="Address on which the receiver listens.")
+    port: Port = Field(11112, description="TCP port on which the receiver listens.")
+    data_dir: Path = Field(
+        Path("node-data"),
+        description="Folder for received and derived objects and for the default databases; "
+        "relative paths start at the settings file.",
+    )
+    database_url: str = Field(
+        "",
+        description='Ledger and workflow database: empty for SQLite files in data_dir, or "postgresql://user:password@host/db".',
+    )
+    workers: int = Field(1, ge=0, le=64, description="Worker processes that this machine runs.")
+    drain_s: Seconds = Field(
+        30.0, description="Time that a stop waits for associations and images in progress, in seconds."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not re.match(r"^(sqlite|postgresql(\+psycopg)?)://", value):
+            raise ValueError('empty, "sqlite:///PATH" or "postgresql://user:password@host/db"')
+        return value
+
+
+class ReceiverSettings(_Table):
+    """What the receiver accepts at once, and how long it waits."""
+
+    max_associations: int = Field(
+        100, ge=1, le=10_000, description="Associations served at once; more are refused as a transient condition."
+    )
+    max_pdu_bytes: int = Field(
+        1_048_576, ge=4096, le=134_217_728, description="Largest P-DATA PDU that we announce to peers, in bytes."
+    )
+    acse_timeout_s: Seconds = Field(30.0, description="Longest wait for the association request, in seconds.")
+    network_timeout_s: Seconds = Field(
+        60.0, description="Longest silence on an open association before it is aborted, in seconds."
+    )
+    max_object_mb: int = Field(
+        4096,
+        ge=1,
+        le=1_048_576,
+        description="Largest object that is taken, in megabytes; a larger one is answered A700.",
+    )
+    min_free_mb: int = Field(
+        1024,
+        ge=0,
+        description="Free space of data_dir under which associations are refused as a transient condition, in megabytes.",
+    )
+
+
+class SourceSettings(_Table):
+    """A modality (or another sender) that may store to this node; senders that match none are rejected."""
+
+    name: Name = Field(..., description="Name of the source in logs and status.")
+    ae_titles: tuple[AeTitle, ...] = Field(
+        ..., min_length=1, description="Calling AE titles that belong to this source."
+    )
+    hosts: tuple[HostRule, ...] = Field(
+        ("*",), min_length=1, description='Addresses, networks or host names it calls from; "*" allows any.'
+    )
+
+
+class RetrySettings(_Table):
+    """How a destination is tried again after a transient failure."""
+
+    initial_delay_s: Seconds = Field(5.0, description="Delay before the second attempt, in seconds.")
+    factor: float = Field(2.0, ge=1.0, le=10.0, description="Factor by which each further delay grows.")
+    max_delay_s: Seconds = Field(600.0, description="Longest delay between two attempts, in seconds.")
+    jitter: float = Field(0.2, ge=0.0, le=1.0, description="Share of the delay that is drawn at random, 0 to 1.")
+    max_age_h: float = Field(
+        72.0, gt=0, le=8760, description="Age of a delivery after which it is given up with an alarm, in hours."
+    )
+
+
+class DestinationSettings(_Table):
+    """A PACS or another storage SCP that receives what routes send to it."""
+
+    name: Name = Field(..., description="Name of the destination; routes refer to it.")
+    kind: Literal["dicom"] = Field("dicom", description="Kind of destination: dicom (C-STORE).")
+    ae_title: AeTitle = Field(..., description="AE title that the destination answers to.")
+    host: str = Field(..., min_length=1, max_length=253, description="Host name or address of the destination.")
+    port: Port = Field(..., description="TCP port of the destination.")
+    calling_ae_title: AeTitle | None = Field(
+        None, description="AE title that we call with, where it differs from the node's own."
+    )
+    max_pdu_bytes: int = Field(
+        1_048_576, ge=4096, le=134_217_728, description="Largest PDU that we send if the peer allows it, in bytes."
+    )
+    connect_timeout_s: Seconds = Field(10.0, description="Longest wait for the TCP connection, in seconds.")
+    acse_timeout_s: Seconds = Field(
+        30.0, description="Longest wait for the answer to an association request, in seconds."
+    )
+    dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
+    concurrency: int = Field(2, ge=1, le=64, description="Associations that may be open to it at once.")
+    retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
+
+
+class Range(_Table):
+    """A numeric condition of a route: both bounds are inclusive, each may be left out."""
+
+    min: float | None = Field(None, description="Smallest value that matches.")
+    max: float | None = Field(None, description="Largest value that matches.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min not above max")
+        return self
+
+
+class Content(enum.StrEnum):
+    """What of a series goes to the destinations."""
+
+    ORIGINAL = "original"
+    ENHANCED = "enhanced"
+
+
+Condition = str | tuple[str, ...] | Range
+
+
+class RouteSettings(_Table):
+    """What happens to a series whose first instance matches; the first route that matches wins."""
+
+    name: Name = Field(..., description="Name of the route.")
+    match: dict[str, Condition] = Field(
+        default_factory=dict,
+        description="Conditions, all of which must hold: attribute keyword or tag (gggg,eeee), or calling_ae_title, "
+        "called_ae_title, source; the value is a regular expression for the whole text, a list of them, or "
+        "{ min = 0, max = 1 }. Empty matches everything.",
+    )
+    enhance: bool = Field(
+        True, description="Denoise the images of enabled SOP classes; false passes everything through."
+    )
+    strength: Literal["mild", "standard", "strong"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "standard",
+        description="Share of the estimated noise that is removed: mild (0.4), standard (0.7), strong (0.9) or 0 to 1.",
+    )
+    sop_classes: tuple[str, ...] = Field(
+        ("CR", "DX", "IO", "XA", "RF"),
+        description="Images that are enhanced: CR, DX, MG, IO, XA, RF, CT or SOP Class UIDs.",
+    )
+    quiet_period_s: float = Field(
+        3.0,
+        ge=0,
+        le=86_400,
+        description="Silence after the last association before a series counts as complete, in seconds.",
+    )
+    deadline_s: Seconds = Field(
+        900.0,
+        description="Time from series completion after which the originals go on without enhancement, in seconds.",
+    )
+    send: tuple[Content, ...] = Field(
+        (Content.ENHANCED,),
+        min_length=1,
+        description="What is delivered: enhanced, original or both; the original always stands in where there is no enhanced image.",
+    )
+    destinations: tuple[Name, ...] = Field(..., min_length=1, description="Destinations by name.")
+
+    @field_validator("match", mode="after")
+    @classmethod
+    def _conditions(cls, match: dict[str, Condition]) -> dict[str, Condition]:
+        for key, condition in match.items():
+            if not re.fullmatch(
+                r"[A-Z][A-Za-z0-9]*|\([0-9A-Fa-f]{4},[0-9A-Fa-f]{4}\)|calling_ae_title|called_ae_title|source", key
+            ):
+                raise ValueError(
+                    f"{key!r} is not an attribute keyword, a tag (gggg,eeee), calling_ae_title, called_ae_title or source"
+                )
+            if isinstance(condition, Range):
+                continue
+            for pattern in (condition,) if isinstance(condition, str) else condition:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+        return match
+
+    @field_validator("sop_classes")
+    @classmethod
+    def _sop_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if not re.fullmatch(r"CR|DX|MG|IO|XA|RF|CT|[0-2](\.(0|[1-9][0-9]*)){1,31}", entry):
+                raise ValueError(f"{entry!r} is not CR, DX, MG, IO, XA, RF, CT or a SOP Class UID")
+        return value
+
+    @property
+    def strength_value(self) -> float:
+        """Share of the estimated noise that is removed, 0 to 1."""
+        return STRENGTH_PRESETS[self.strength] if isinstance(self.strength, str) else self.strength
+
+
+class ModelSettings(_Table):
+    """The denoiser and what it may use of the machine."""
+
+    weights: str = Field(
+        "lite",
+        min_length=1,
+        description="Published weights by name, or a path to a .safetensors file with its manifest.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs: auto, cpu or cuda.")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of one worker; 0 takes all cores.")
+    memory_mb: int = Field(
+        1024, ge=128, le=1_048_576, description="Memory that one inference may take beyond the image, in megabytes."
+    )
+
+
+class DerivationSettings(_Table):
+    """How derived objects describe themselves."""
+
+    equipment: Literal["standard", "preserve"] = Field(
+        "standard",
+        description="standard: the node in General Equipment, the modality in Contributing Equipment; preserve: the reverse.",
+    )
+    series_number_offset: int = Field(1000, ge=0, le=1_000_000, description="Added to the Series Number of the source.")
+    description_suffix: str = Field(" (denoised)", max_length=32, description="Appended to the Series Description.")
+    derivation_code: Literal["private", "standard"] = Field(
+        "private",
+        description="Derivation Code: private (denoising, with Smoothing as its equivalent) or standard (113087, DCM, Smoothing) alone.",
+    )
+
+
+class RetentionSettings(_Table):
+    """How long delivered objects are kept on disk."""
+
+    keep_h: float = Field(
+        168.0,
+        ge=0,
+        le=87_600,
+        description="Time that objects stay after every destination of their route has them, in hours.",
+    )
+    keep_events_days: int = Field(3650, ge=1, description="Time that the audit of state changes is kept, in days.")
+
+
+class LoggingSettings(_Table):
+    """What is logged and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    format: Literal["text", "json"] = Field("text", description="Form of log lines: text or json.")
+
+
+class Settings(_Table):
+    """The whole settings file."""
+
+    node: NodeSettings = Field(NodeSettings())
+    receiver: ReceiverSettings = Field(ReceiverSettings())
+    sources: tuple[SourceSettings, ...] = Field(())
+    destinations: tuple[DestinationSettings, ...] = Field(())
+    routes: tuple[RouteSettings, ...] = Field(())
+    model: ModelSettings = Field(ModelSettings())
+    derivation: DerivationSettings = Field(DerivationSettings())
+    retention: RetentionSettings = Field(RetentionSettings())
+    logging: LoggingSettings = Field(LoggingSettings())
+
+    def destination(self, name: str) -> DestinationSettings:
+        """Return the destination called `name`; KeyError if there is none."""
+        for destination in self.destinations:
+            if destination.name == name:
+                return destination
+        raise KeyError(name)
+
+    def route(self, name: str) -> RouteSettings:
+        """Return the route called `name`; KeyError if there is none."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        raise KeyError(name)

@@ -1,0 +1,142 @@
+"""Which associations are open: each request judged, counted, and in the ledger from its acceptance to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from config.settings import Settings
+from dicom_node.association_policy import ReceiverLoad, host_names, judge_association
+from dicom_node.errors import LedgerUnavailable
+from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.upper_layer import AssociationRequest, Rejection
+
+log = logging.getLogger(__name__)
+
+_HOST_NAMES_FOR_S: Final = 60.0
+_FIRST_DELAY_S: Final = 0.25
+_LONGEST_DELAY_S: Final = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """An association that was accepted: its number in the ledger."""
+
+    association_id: int
+
+
+class Admission:
+    """Judges requests and counts the associations that came of them; shared by all connections of a receiver."""
+
+    def __init__(self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._associations = 0
+        self._stopping = threading.Event()
+        self._names = host_names(settings.sources)
+        self._addresses: dict[str, frozenset[str]] = {}
+        self._addresses_until = 0.0
+
+    @property
+    def associations(self) -> int:
+        """The number of associations that are open."""
+        with self._lock:
+            return self._associations
+
+    def stop(self) -> None:
+        """Admit nobody from now on."""
+        self._stopping.set()
+
+    def admit(self, request: AssociationRequest) -> Admitted | Rejection:
+        """Judge a request; if it is accepted it counts, and must come to `end`."""
+        addresses = self._resolve() if self._names else {}
+        settings = self._settings
+        with self._lock:
+            load = ReceiverLoad(
+                associations=self._associations,
+                max_associations=settings.receiver.max_associations,
+                free_bytes=self._store.free_bytes(),
+                min_free_bytes=settings.receiver.min_free_mb << 20,
+                is_stopping=self._stopping.is_set(),
+            )
+            rejection = judge_association(
+                request, ae_title=settings.node.ae_title, sources=settings.sources, addresses=addresses, load=load
+            )
+            if rejection is None:
+                self._associations += 1
+        if rejection is None:
+            try:
+                return self._open(request)
+            except BaseException as error:
+                with self._lock:
+                    self._associations -= 1
+                if not isinstance(error, LedgerUnavailable):
+                    raise
+                rejection = Rejection(result=2, source=3, reason=1, explanation=str(error))
+        self._note(request, rejection)
+        return rejection
+
+    def end(self, admitted: Admitted, outcome: str, acknowledged: int) -> None:
+        """Give the place back and close the association's row, for which its series wait.
+
+        While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
+        closed at the next start.
+        """
+        with self._lock:
+            self._associations -= 1
+        delay_s = _FIRST_DELAY_S
+        while True:
+            try:
+                self._ledger.close_association(admitted.association_id, outcome=outcome, acknowledged=acknowledged)
+                return
+            except LedgerUnavailable as error:
+                log.error("The end of an association could not be recorded", extra={"error": str(error)})
+            if self._stopping.wait(delay_s):
+                return
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+
+    def _open(self, request: AssociationRequest) -> Admitted:
+        association_id = self._ledger.open_association(
+            calling_ae_title=request.calling_ae_title,
+            called_ae_title=request.called_ae_title,
+            host=request.host,
+            port=request.port,
+        )
+        return Admitted(association_id=association_id)
+
+    def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
+        who = {
+            "calling_ae_title": request.calling_ae_title,
+            "called_ae_title": request.called_ae_title,
+            "host": request.host,
+        }
+        log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
+        try:
+            self._ledger.record_rejection(**who, reason=rejection.explanation)
+        except LedgerUnavailable as error:
+            log.error("A rejection could not be recorded", extra={"error": str(error)})
+
+    def _resolve(self) -> dict[str, frozenset[str]]:
+        """Resolve the host names of the sources, anew once a minute: addresses of modalities change."""
+        now = time.monotonic()
+        if now >= self._addresses_until:
+            self._addresses = {name: _addresses_of(name) for name in self._names}
+            self._addresses_until = now + _HOST_NAMES_FOR_S
+        return self._addresses
+
+
+def _addresses_of(name: str) -> frozenset[str]:
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for *_, address in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM):
+            found.add(str(ipaddress.ip_address(str(address[0]).split("%")[0])))
+    return frozenset(found)

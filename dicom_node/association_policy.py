@@ -1,0 +1,173 @@
+"""Whom the receiver associates with and what it accepts on the association; pure decisions."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom.uid import UID
+from pynetdicom.service_class import ServiceClass, StorageServiceClass
+from pynetdicom.sop_class import uid_to_service_class
+
+from config.settings import SourceSettings
+from dicom_node.upper_layer import VERIFICATION, AssociationRequest, ProposedContext, Rejection
+
+APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
+
+TRANSFER_SYNTAXES: Final[Mapping[str, str]] = {
+    "1.2.840.10008.1.2": "Implicit VR Little Endian",
+    "1.2.840.10008.1.2.1": "Explicit VR Little Endian",
+    "1.2.840.10008.1.2.1.99": "Deflated Explicit VR Little Endian",
+    "1.2.840.10008.1.2.2": "Explicit VR Big Endian",
+    "1.2.840.10008.1.2.5": "RLE Lossless",
+    "1.2.840.10008.1.2.4.50": "JPEG Baseline (Process 1)",
+    "1.2.840.10008.1.2.4.51": "JPEG Extended (Process 2 and 4)",
+    "1.2.840.10008.1.2.4.57": "JPEG Lossless, Non-Hierarchical (Process 14)",
+    "1.2.840.10008.1.2.4.70": "JPEG Lossless, Non-Hierarchical, First-Order Prediction",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Lossy (Near-Lossless)",
+    "1.2.840.10008.1.2.4.90": "JPEG 2000 (Lossless Only)",
+    "1.2.840.10008.1.2.4.91": "JPEG 2000",
+    "1.2.840.10008.1.2.4.201": "High-Throughput JPEG 2000 (Lossless Only)",
+    "1.2.840.10008.1.2.4.202": "High-Throughput JPEG 2000 with RPCL (Lossless Only)",
+    "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
+}
+"""What the receiver accepts data sets in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiverLoad:
+    """How the receiver stands at the moment of a request."""
+
+    associations: int
+    max_associations: int
+    free_bytes: int
+    min_free_bytes: int
+    is_stopping: bool
+
+
+def judge_association(
+    request: AssociationRequest,
+    *,
+    ae_title: str,
+    sources: Sequence[SourceSettings],
+    addresses: Mapping[str, frozenset[str]],
+    load: ReceiverLoad,
+) -> Rejection | None:
+    """Decide on an association request.
+
+    Parameters
+    ----------
+    ae_title
+        The one that we answer to.
+    addresses
+        Of each host name in the sources, what it resolves to now; see `host_names`.
+
+    Returns
+    -------
+    The rejection to send, or ``None`` to accept. Who the peer is comes before how we are: a stranger learns nothing
+    of the node's state.
+
+    References
+    ----------
+    PS3.8 9.3.4.
+    """
+    if request.application_context_name != APPLICATION_CONTEXT_NAME:
+        return Rejection(result=1, source=1, reason=2, explanation="application context name not supported")
+    if request.called_ae_title != ae_title:
+        return Rejection(
+            result=1,
+            source=1,
+            reason=7,
+            explanation=f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}",
+        )
+    if find_source(request, sources, addresses) is None:
+        return Rejection(result=1, source=1, reason=3, explanation=_explain_stranger(request, sources))
+    if load.is_stopping:
+        return Rejection(result=2, source=3, reason=1, explanation="the receiver is shutting down")
+    if load.free_bytes < load.min_free_bytes:
+        explanation = f"{load.free_bytes >> 20} MB free, receiver.min_free_mb is {load.min_free_bytes >> 20}"
+        return Rejection(result=2, source=3, reason=1, explanation=explanation)
+    if load.associations >= load.max_associations:
+        explanation = f"{load.associations} associations are open, receiver.max_associations is {load.max_associations}"
+        return Rejection(result=2, source=3, reason=2, explanation=explanation)
+    return None
+
+
+def find_source(
+    request: AssociationRequest, sources: Sequence[SourceSettings], addresses: Mapping[str, frozenset[str]]
+) -> SourceSettings | None:
+    """Return the first source whose AE titles and hosts both match."""
+    for source in sources:
+        if request.calling_ae_title in source.ae_titles and any(
+            _is_host(request.host, rule, addresses) for rule in source.hosts
+        ):
+            return source
+    return None
+
+
+def host_names(sources: Sequence[SourceSettings]) -> frozenset[str]:
+    """Return the host rules that are names, which somebody has to resolve."""
+    return frozenset(rule for source in sources for rule in source.hosts if rule != "*" and _network(rule) is None)
+
+
+def source_lines(request: AssociationRequest) -> str:
+    """Return the lines of the settings file that would admit this peer."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", request.calling_ae_title).strip("-._") or "source"
+    return (
+        f"[[sources]]\nname = {json.dumps(name)}\n"
+        f"ae_titles = [{json.dumps(request.calling_ae_title)}]\nhosts = [{json.dumps(request.host)}]"
+    )
+
+
+def choose_transfer_syntax(context: ProposedContext) -> str | None:
+    """Return the first transfer syntax that we accept, an empty text if there is none, ``None`` for no storage."""
+    if not is_accepted_abstract_syntax(context.abstract_syntax):
+        return None
+    return next((syntax for syntax in context.transfer_syntaxes if syntax in TRANSFER_SYNTAXES), "")
+
+
+def is_accepted_abstract_syntax(uid: str) -> bool:
+    """Tell whether a SOP class is Verification, or of the Storage Service Class as far as anybody can know.
+
+    Private and unknown UIDs count as storage: a modality's new class must not be lost for want of a table entry.
+    Other services, and the objects without study and series that PS3.4 GG stores, are refused.
+    """
+    if uid == VERIFICATION:
+        return True
+    service = uid_to_service_class(uid)
+    if service is StorageServiceClass:
+        return True
+    if service is not ServiceClass:
+        return False
+    # Neither storage nor another service to pynetdicom: unknown, or a retired class that the dictionary can name.
+    known = UID(uid)
+    return not known.type or (known.type == "SOP Class" and "Storage" in known.name)
+
+
+def _is_host(host: str, rule: str, addresses: Mapping[str, frozenset[str]]) -> bool:
+    if rule == "*":
+        return True
+    network = _network(rule)
+    if network is None:
+        return host in addresses.get(rule, frozenset())
+    return ipaddress.ip_address(host) in network
+
+
+def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(rule, strict=False)
+    except ValueError:
+        return None
+
+
+def _explain_stranger(request: AssociationRequest, sources: Sequence[SourceSettings]) -> str:
+    known = [source.name for source in sources if request.calling_ae_title in source.ae_titles]
+    who = f"calling AE title {request.calling_ae_title!r} from {request.host}"
+    if known:
+        return f"{who} is not a known source: add {request.host!r} to the hosts of source {known[0]!r}"
+    return f"{who} is not a known source; to admit it, add:\n{source_lines(request)}"

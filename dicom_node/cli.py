@@ -1,0 +1,308 @@
+"""The commands: arguments to application, and exit codes.
+
+Exit codes: 0 done; 1 done, and something was found wrong (doctor, verify, send); 2 settings or arguments are wrong;
+3 the receiver's port is taken; 4 the ledger can't be reached; 5 the data folder can't be written.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.text import Text
+
+from config.example import render_example
+from config.loading import InvalidSettings, load_settings
+from config.settings import Settings
+from dicom_node import __version__, diagnosis, reports, sending
+from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.errors import NodeError, OperationRefused
+from dicom_node.part10 import open_part10
+from dicom_node.routing import SenderFacts, match_route, source_name
+from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
+from dicom_node.states import DeliveryState
+from dicom_node.verification import verify as verify_state
+
+
+def _exit(code: int | None, **_parameters: object) -> NoReturn:
+    sys.exit(code or 0)
+
+
+commands = typer.Typer(
+    name="dicom-node",
+    result_callback=_exit,
+    help="Receive low-dose X-ray studies, denoise them, forward them to the PACS.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+queue = typer.Typer(help="What waits for a destination, and what it refused.", no_args_is_help=True)
+route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
+commands.add_typer(queue, name="queue")
+commands.add_typer(route, name="route")
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Settings file.", metavar="FILE")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
+
+# What `queue list` shows unless asked for more: everything that is not done.
+OPEN_STATES = [s for s in DeliveryState if s not in (DeliveryState.SENT, DeliveryState.COMMITTED)]
+
+
+class RoleName(StrEnum):
+    """A role that can run by itself."""
+
+    RECEIVER = "receiver"
+    WORKER = "worker"
+
+
+def main() -> None:
+    """Run a command; every expected failure is one clear message and its exit code."""
+    errors = Console(stderr=True)
+    try:
+        commands()
+    except InvalidSettings as error:
+        for fault in error.faults:
+            errors.print(Text(f"{error.file}: {fault}"), soft_wrap=True)
+        sys.exit(EXIT_USAGE)
+    except StartRefused as error:
+        errors.print(Text(f"dicom-node: {error}"), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except NodeError as error:
+        errors.print(Text(f"dicom-node: {error}"), soft_wrap=True)
+        sys.exit(EXIT_USAGE if isinstance(error, OperationRefused) else EXIT_LEDGER)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@commands.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if absent.")]) -> None:
+    """Write a commented settings file, node.toml, and the folder for the data."""
+    file = folder / "node.toml"
+    try:
+        (folder / "node-data").mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(render_example())
+    except FileExistsError:
+        raise OperationRefused(f"{file} exists and is left as it is; remove it, or name another folder") from None
+    except OSError as error:
+        raise OperationRefused(f"{folder} can't be written ({error.strerror}); name another folder") from error
+    print(f"Wrote {file}. Set your AE titles and your PACS in it, then: dicom-node check -c {file}")
+
+
+@commands.command()
+def check(config: ConfigFile, as_json: AsJson = False) -> int:
+    """Validate the settings; every fault is named at once (exit code 2)."""
+    try:
+        settings = load_settings(config)
+    except InvalidSettings as error:
+        if as_json:
+            _print_json({"ok": False, "faults": [asdict(fault) for fault in error.faults], "warnings": []})
+            return EXIT_USAGE
+        raise
+    warnings = _warnings(settings)
+    if as_json:
+        _print_json({"ok": True, "faults": [], "warnings": warnings})
+        return EXIT_OK
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(f"{config}: settings are valid.")
+    return EXIT_OK
+
+
+def _warnings(settings: Settings) -> list[str]:
+    found = []
+    if not settings.sources:
+        found.append("no [[sources]]: every association will be rejected")
+    if not settings.routes:
+        found.append("no [[routes]]: everything received will be kept and nothing forwarded")
+    elif settings.routes[-1].match:
+        found.append("the last of [[routes]] has conditions: what no route matches is kept and not forwarded")
+    return found
+
+
+@commands.command()
+def run(
+    config: ConfigFile,
+    role: Annotated[RoleName | None, typer.Option(help="Run one role in this process, instead of all.")] = None,
+    number: Annotated[int, typer.Option(help="Number of the worker, unique on this node's name.", min=0)] = 0,
+    supervised: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> int:
+    """Run the node: the receiver and the workers, as processes that are watched and restarted."""
+    settings = load_settings(config)
+    # Imported here: PyTorch takes seconds to load, and no other command needs it.
+    from dicom_node import app as application
+
+    if supervised:
+        application.end_with_supervisor()
+    if role is RoleName.RECEIVER:
+        return application.run_receiver(settings)
+    if role is RoleName.WORKER:
+        return application.run_worker(settings, number)
+    return application.supervise(settings, config)
+
+
+@commands.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders of DICOM objects.", metavar="PATH...")],
+    to: Annotated[str, typer.Option(help="Where to.", metavar="AET@HOST:PORT")],
+    calling: Annotated[str, typer.Option(help="AE title to call with.", metavar="AET")] = "MODALITY",
+    as_json: AsJson = False,
+) -> int:
+    """Send objects by C-STORE, as a modality would."""
+    console = Console(stderr=True, quiet=as_json)
+    summary = sending.send(paths, sending.parse_target(to), calling_ae_title=calling, console=console)
+    if as_json:
+        _print_json(summary.as_json())
+    return EXIT_OK if summary.is_complete else EXIT_FOUND_FAULTS
+
+
+@commands.command()
+def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
+    """Try out this machine and every destination, step by step, without storing anything."""
+    from model.denoiser import Denoiser
+    from model.errors import ModelError
+
+    settings = load_settings(config)
+    node = settings.node
+
+    def describe_weights() -> str:
+        denoiser = Denoiser.load(settings.model.weights, device="cpu")
+        return f"weights {denoiser.name} verified, SHA-256 {denoiser.digest[:12]}"
+
+    def reach_ledger() -> str:
+        with open_state(settings) as state:
+            return f"ledger at {state.database.engine.url.render_as_string(hide_password=True)} answers"
+
+    checks = (
+        lambda: diagnosis.check_port(node.bind, node.port),
+        lambda: diagnosis.check_data_dir(node.data_dir),
+        lambda: diagnosis.check_free_space(node.data_dir, settings.receiver.min_free_mb),
+        lambda: diagnosis.check_that("model", describe_weights, errors=(ModelError,), advice="correct model.weights"),
+        lambda: diagnosis.check_that("ledger", reach_ledger, errors=(NodeError,)),
+    )
+    destinations = [StorageScu(d, node_ae_title=node.ae_title) for d in settings.destinations]
+    found = []
+    for one in diagnosis.diagnose(checks, destinations):
+        found.append(one)
+        if not as_json:
+            print(diagnosis.render(one), flush=True)
+    if as_json:
+        _print_json(diagnosis.as_json(found))
+    return EXIT_FOUND_FAULTS if any(one.has_failed for one in found) else EXIT_OK
+
+
+@commands.command()
+def status(config: ConfigFile, as_json: AsJson = False) -> int:
+    """Show processes, queues and rejected senders."""
+    with open_state(load_settings(config)) as state:
+        found = state.balance.status()
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        reports.show_status(Console(), found)
+    return EXIT_OK
+
+
+@commands.command()
+def verify(
+    config: ConfigFile,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file again and compare its SHA-256.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Prove that received = delivered + in work + quarantined, and that every file is there."""
+    with open_state(load_settings(config)) as state:
+        found = verify_state(state.balance, state.store, deep=deep)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        reports.show_verification(Console(), found)
+    return EXIT_OK if found.ok else EXIT_FOUND_FAULTS
+
+
+@queue.command("list")
+def queue_list(
+    config: ConfigFile,
+    show_all: Annotated[bool, typer.Option("--all", help="Also what has been delivered.")] = False,
+    destination: Annotated[str | None, typer.Option(help="Only this destination.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show the deliveries that wait, are refused or were given up."""
+    with open_state(load_settings(config)) as state:
+        lines = state.deliveries.lines(states=None if show_all else OPEN_STATES, destination=destination)
+    if as_json:
+        _print_json({"deliveries": [reports.line_as_json(line) for line in lines]})
+    else:
+        reports.show_queue(Console(), lines, time.time())
+    return EXIT_OK
+
+
+@queue.command("retry")
+def queue_retry(
+    config: ConfigFile,
+    numbers: Annotated[list[int] | None, typer.Argument(help="Deliveries by number.", metavar="[NUMBER]...")] = None,
+    destination: Annotated[str | None, typer.Option(help="Everything that this destination does not have.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Try deliveries again now: refused, given up, held, or waiting for their next attempt."""
+    if not numbers and destination is None:
+        raise OperationRefused("name deliveries by number (`dicom-node queue list`), or --destination NAME")
+    with open_state(load_settings(config)) as state:
+        wanted = list(numbers or [])
+        if destination is not None:
+            again = [s for s in OPEN_STATES if s not in (DeliveryState.SENDING, DeliveryState.COMMITTING)]
+            wanted += [line.delivery_id for line in state.deliveries.lines(states=again, destination=destination)]
+        for number in wanted:
+            state.deliveries.requeue(number, "asked for by queue retry")
+    if as_json:
+        _print_json({"requeued": wanted})
+    else:
+        print(f"{len(wanted)} deliveries are tried again now.")
+    return EXIT_OK
+
+
+@route.command("test")
+def route_test(
+    file: Annotated[Path, typer.Argument(help="A DICOM object.", metavar="FILE.dcm")],
+    config: ConfigFile,
+    calling: Annotated[str, typer.Option(help="Calling AE title to assume.", metavar="AET")] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Tell which route would take an object, and why."""
+    settings = load_settings(config)
+    sender = SenderFacts(
+        calling_ae_title=calling,
+        called_ae_title=settings.node.ae_title,
+        source=source_name(settings.sources, calling),
+    )
+    chosen, trials = match_route(settings.routes, _read_header(file), sender)
+    if as_json:
+        _print_json({"route": chosen.name if chosen else None, "trials": [reports.trial_as_json(t) for t in trials]})
+    else:
+        reports.show_route(Console(), trials, chosen.name if chosen else None)
+    return EXIT_OK if chosen else EXIT_FOUND_FAULTS
+
+
+def _read_header(file: Path) -> Dataset:
+    try:
+        with open_part10(file) as part10:
+            return part10.header
+    except OSError as error:
+        raise OperationRefused(f"{file} can't be read ({error.strerror}); name a DICOM file") from error
+    except NodeError as error:
+        raise OperationRefused(f"{file}: {error}; name a DICOM file") from error
+
+
+@commands.command()
+def version() -> None:
+    """Show the version."""
+    print(f"dicom-node {__version__}")

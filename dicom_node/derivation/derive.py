@@ -1,0 +1,247 @@
+"""Source attributes + denoised pixels -> derived object: pure, and every other attribute kept as its bytes are.
+
+PS3.3 C.12.4 (derived objects), C.7.6.1 (General Image), C.12.1.1.5 (Contributing Equipment).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import MutableSequence
+from io import BufferedIOBase
+from typing import Final
+
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit
+
+from dicom_node.derivation.context import DerivationContext
+from dicom_node.derivation.differences import ALLOWED_DIFFERENCES, Change
+from dicom_node.derivation.equipment import describe_equipment
+from dicom_node.derivation.terms import (
+    CODING_SCHEME_DESIGNATOR,
+    IMAGE_TYPE_TERM,
+    coding_scheme_item,
+    denoising_code,
+    smoothing_code,
+    source_image_purpose,
+)
+from dicom_node.derivation.text import date_and_time, derivation_description, series_description, zone_of
+from dicom_node.derivation.uids import derived_series_instance_uid, derived_sop_instance_uid
+from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.part10 import OFFSET_TABLES, PIXEL_DATA, detached_view, readable
+from dicom_node.pixel_encoding import EncodedPixels
+from dicom_node.pixels import read_spec
+
+ALWAYS_REMOVED: Final = tuple(
+    entry.keyword
+    for entry in ALLOWED_DIFFERENCES
+    if entry.change == Change.REMOVED and not entry.why.startswith("equipment")
+)
+
+ALWAYS_LOSSY: Final = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1"}
+"""Transfer syntaxes that can't be lossless, and their Lossy Image Compression Method (PS3.3 C.7.6.1.1.5)."""
+
+_LARGEST_IS = 2**31 - 1
+
+
+def derive(source: Dataset, pixels: EncodedPixels, context: DerivationContext) -> Dataset:
+    """Return the derived object of `source` with `pixels`; the same arguments give the same object.
+
+    Parameters
+    ----------
+    source
+        Attributes of the source with `file_meta`, without Pixel Data; left as it is.
+    pixels
+        What a `FrameWriter` made of the denoised frames.
+    context
+        Model, strengths, noise, time and settings.
+
+    Returns
+    -------
+    A data set with new file meta information, ready to be written. Attributes that are not in `ALLOWED_DIFFERENCES`
+    keep the very bytes that they have in the source.
+
+    Raises
+    ------
+    DerivationError
+        If the source has no UIDs, or its attributes can't be read.
+    """
+    try:
+        with readable("the source"):
+            return _derive(source, pixels, context)
+    except UnsupportedPixels as error:
+        raise DerivationError(str(error)) from error
+
+
+def _derive(source: Dataset, pixels: EncodedPixels, context: DerivationContext) -> Dataset:
+    # Values are looked up in `before`, so that those of `source` and `derived` stay unconverted bytes.
+    before = detached_view(source)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        if not str(before.get(keyword) or "").strip():
+            raise DerivationError(f"attribute {keyword} is missing")
+    derived = copy.deepcopy(detached_view(source))
+    _remove_what_is_of_the_source(derived)
+    _identify(derived, before, pixels, context)
+    _date(derived, before, context)
+    _describe(derived, before, context)
+    _refer_to_source(derived, before)
+    describe_equipment(derived, before, context)
+    _state_lossy_history(derived, before)
+    _set_pixels(derived, before, pixels)
+    derived.file_meta = _file_meta(derived, pixels.transfer_syntax_uid)
+    return derived
+
+
+def _remove_what_is_of_the_source(derived: Dataset) -> None:
+    for keyword in ALWAYS_REMOVED:
+        derived.pop(keyword, None)
+    for tag in list(derived.keys()):
+        # Group lengths are retired and wrong as soon as anything changes.
+        if tag in OFFSET_TABLES or tag == PIXEL_DATA or (tag.element == 0 and tag.group > 2):
+            del derived[tag]
+    _remove_nested_signatures(derived)
+
+
+def _remove_nested_signatures(ds: Dataset) -> None:
+    """Remove signatures of items too: their MAC parameters have gone with those of the object."""
+    for tag in list(ds.keys()):
+        element = ds.get_item(tag)
+        if isinstance(element, RawDataElement) or element.VR != "SQ":
+            continue
+        for item in element.value:
+            item.pop("DigitalSignaturesSequence", None)
+            item.pop("MACParametersSequence", None)
+            _remove_nested_signatures(item)
+
+
+def _identify(derived: Dataset, before: Dataset, pixels: EncodedPixels, context: DerivationContext) -> None:
+    derived.SOPInstanceUID = derived_sop_instance_uid(
+        source_sop_instance_uid=str(before.SOPInstanceUID),
+        source_pixel_digest=pixels.source_digest,
+        model_digest=context.model_digest,
+        strength=context.strength,
+    )
+    derived.SeriesInstanceUID = derived_series_instance_uid(
+        source_series_instance_uid=str(before.SeriesInstanceUID),
+        model_digest=context.model_digest,
+        strength=context.strength,
+    )
+    number = before.get("SeriesNumber")
+    # An empty number stays empty: a made-up one would sort the series where nobody looks for it.
+    if isinstance(number, int) and number + context.settings.series_number_offset <= _LARGEST_IS:
+        derived.SeriesNumber = int(number) + context.settings.series_number_offset
+    suffix = context.settings.description_suffix
+    description = series_description(_text(before, "SeriesDescription"), suffix)
+    if not _can_be_written(description, before):
+        description = series_description("", suffix)
+    derived.SeriesDescription = description
+    derived.ImageType = _image_type(before)
+
+
+def _date(derived: Dataset, before: Dataset, context: DerivationContext) -> None:
+    zone = zone_of(before)
+    date, time = date_and_time(context.now, zone)
+    derived.InstanceCreationDate, derived.InstanceCreationTime = date, time
+    derived.ContentDate, derived.ContentTime = date, time
+    derived.SeriesDate, derived.SeriesTime = date_and_time(context.series_time or context.now, zone)
+
+
+def _describe(derived: Dataset, before: Dataset, context: DerivationContext) -> None:
+    description = derivation_description(context, _text(before, "DerivationDescription"))
+    if not _can_be_written(description, before):
+        description = derivation_description(context, "")
+    derived.DerivationDescription = description
+    codes = list(before.get("DerivationCodeSequence") or ())
+    if context.settings.derivation_code == "standard":
+        derived.DerivationCodeSequence = Sequence(copy.deepcopy([*codes, smoothing_code()]))
+        return
+    derived.DerivationCodeSequence = Sequence(copy.deepcopy([*codes, denoising_code()]))
+    schemes = list(before.get("CodingSchemeIdentificationSequence") or ())
+    if all(item.get("CodingSchemeDesignator") != CODING_SCHEME_DESIGNATOR for item in schemes):
+        schemes.append(coding_scheme_item())
+    derived.CodingSchemeIdentificationSequence = Sequence(copy.deepcopy(schemes))
+
+
+def _refer_to_source(derived: Dataset, before: Dataset) -> None:
+    item = Dataset()
+    item.ReferencedSOPClassUID = str(before.SOPClassUID)
+    item.ReferencedSOPInstanceUID = str(before.SOPInstanceUID)
+    item.SpatialLocationsPreserved = "YES"
+    item.PurposeOfReferenceCodeSequence = Sequence([source_image_purpose()])
+    # What the source itself was derived from stays on record, after it.
+    earlier = copy.deepcopy(list(before.get("SourceImageSequence") or ()))
+    derived.SourceImageSequence = Sequence([item, *earlier])
+
+
+def _state_lossy_history(derived: Dataset, before: Dataset) -> None:
+    """Say that the source was lossy where only its transfer syntax says so: ours no longer does."""
+    method = ALWAYS_LOSSY.get(UID(str(before.file_meta.TransferSyntaxUID)))
+    if method is None or _text(before, "LossyImageCompression") == "01":
+        return
+    derived.LossyImageCompression = "01"
+    if "LossyImageCompressionMethod" not in before:
+        derived.LossyImageCompressionMethod = method
+
+
+def _set_pixels(derived: Dataset, before: Dataset, pixels: EncodedPixels) -> None:
+    signed = read_spec(before).signed
+    for keyword, value in (("SmallestImagePixelValue", pixels.smallest), ("LargestImagePixelValue", pixels.largest)):
+        if keyword not in before:
+            continue
+        if value is None:
+            del derived[keyword]
+        else:
+            tag = before[keyword].tag
+            derived[tag] = DataElement(tag, "SS" if signed else "US", value)
+    value_or_file = pixels.value
+    if not isinstance(value_or_file, bytes | BufferedIOBase):
+        raise DerivationError("pixel data is neither bytes nor a file")
+    element = DataElement(PIXEL_DATA, pixels.vr, value_or_file)
+    element.is_undefined_length = bool(pixels.transfer_syntax_uid.is_encapsulated)
+    derived[PIXEL_DATA] = element
+
+
+def _file_meta(derived: Dataset, syntax: UID) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
+    meta.MediaStorageSOPClassUID = UID(str(derived.SOPClassUID))
+    meta.MediaStorageSOPInstanceUID = UID(str(derived.SOPInstanceUID))
+    meta.TransferSyntaxUID = syntax
+    return meta
+
+
+def _image_type(before: Dataset) -> list[str]:
+    """Return Image Type: DERIVED, value 2 kept, value 3 there even if empty, the others kept, ours last.
+
+    Value 3 is empty for DX and IO (PS3.3 C.8.11.3.1.1) and has its own meaning for MG, XA, RF and CT.
+    """
+    value = before.get("ImageType")
+    values = [str(v) for v in value] if isinstance(value, MutableSequence) else []
+    if not values and isinstance(value, str):
+        # "ORIGINAL PRIMARY" in one value is a common fault.
+        values = re.split(r"[\\ ]+", value.strip())
+    values += [""] * (3 - len(values))
+    values[0] = "DERIVED"
+    values[1] = values[1] or "PRIMARY"
+    return values if IMAGE_TYPE_TERM in values[3:] else [*values, IMAGE_TYPE_TERM]
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    value = ds.get(keyword)
+    if isinstance(value, MutableSequence):
+        return "\\".join(str(v) for v in value)
+    return "" if value is None else str(value)
+
+
+def _can_be_written(text: str, ds: Dataset) -> bool:
+    """Tell whether `text` survives the data set's own character set; an undecodable source text does not."""
+    if "\ufffd" in text or "\\" in text:
+        return False
+    encodings = convert_encodings(ds.get("SpecificCharacterSet", "ISO_IR 6"))
+    try:
+        return decode_bytes(encode_string(text, encodings), encodings, set()) == text
+    except (UnicodeError, LookupError, ValueError):
+        return False

@@ -1,0 +1,1 @@
+"""Where finished series go: one module for each kind of destination, behind one small interface."""

@@ -1,0 +1,187 @@
+"""Walks up to a DICOM peer step by step (name, TCP, association, presentation contexts, C-ECHO) and tells each step."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+
+from dicom_node.destinations.base import ProbeStep, StepState
+from dicom_node.destinations.explanations import Peer, explain_connection, explain_failure
+from dicom_node.errors import DeliveryError
+from dicom_node.upper_layer import VERIFICATION, ProposedContext, RequestedAssociation
+
+PROBED_CLASSES: Mapping[str, str] = {
+    "CR": "1.2.840.10008.5.1.4.1.1.1",
+    "DX for presentation": "1.2.840.10008.5.1.4.1.1.1.1",
+    "DX for processing": "1.2.840.10008.5.1.4.1.1.1.1.1",
+    "MG for presentation": "1.2.840.10008.5.1.4.1.1.1.2",
+    "MG for processing": "1.2.840.10008.5.1.4.1.1.1.2.1",
+    "IO for presentation": "1.2.840.10008.5.1.4.1.1.1.3",
+    "IO for processing": "1.2.840.10008.5.1.4.1.1.1.3.1",
+    "CT": "1.2.840.10008.5.1.4.1.1.2",
+    "XA": "1.2.840.10008.5.1.4.1.1.12.1",
+    "RF": "1.2.840.10008.5.1.4.1.1.12.2",
+    "SC": "1.2.840.10008.5.1.4.1.1.7",
+    "presentation state": "1.2.840.10008.5.1.4.1.1.11.1",
+    "X-ray dose report": "1.2.840.10008.5.1.4.1.1.88.67",
+}
+"""What comes out of an X-ray department; other classes are tried when they are sent."""
+
+PROBED_SYNTAXES: Mapping[str, str] = {
+    "explicit VR LE": "1.2.840.10008.1.2.1",
+    "implicit VR LE": "1.2.840.10008.1.2",
+    "RLE": "1.2.840.10008.1.2.5",
+    "JPEG lossless": "1.2.840.10008.1.2.4.70",
+    "JPEG-LS lossless": "1.2.840.10008.1.2.4.80",
+    "JPEG 2000 lossless": "1.2.840.10008.1.2.4.90",
+    "JPEG baseline": "1.2.840.10008.1.2.4.50",
+    "JPEG 2000": "1.2.840.10008.1.2.4.91",
+}
+UNCOMPRESSED = ("explicit VR LE", "implicit VR LE")
+
+STEPS = ("name", "tcp", "association", "contexts", "echo")
+
+
+OpenAssociation = Callable[[Sequence[ProposedContext]], RequestedAssociation]
+
+
+def probe_peer(
+    peer: Peer,
+    *,
+    open_association: OpenAssociation,
+    connect_timeout_s: float,
+    sop_classes: Mapping[str, str] = PROBED_CLASSES,
+) -> list[ProbeStep]:
+    """Return the steps up to a peer; those after a failed one are there, as skipped.
+
+    Parameters
+    ----------
+    peer
+        Whom we call and as whom.
+    open_association
+        Opens an association with that peer for the contexts it is given; raises `DeliveryError`.
+    connect_timeout_s
+        Longest wait for the TCP connection, in seconds.
+    sop_classes
+        Short name -> SOP class whose acceptance is of interest; at most 15, that all contexts fit on one association.
+    """
+    walk = _Walk()
+    if walk.step("name", lambda: _resolve(peer)) and walk.step("tcp", lambda: _connect(peer, connect_timeout_s)):
+        walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, walk))
+    done = {step.name.split(":")[0] for step in walk.steps}
+    skipped = [name for name in STEPS if name not in done]
+    return walk.steps + [
+        ProbeStep(name=name, state=StepState.SKIPPED, sentence="not tried, because an earlier step failed")
+        for name in skipped
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finding:
+    state: StepState
+    sentence: str
+
+
+class _Walk:
+    """The steps so far; each is timed, and stops the walk if it failed."""
+
+    def __init__(self) -> None:
+        self.steps: list[ProbeStep] = []
+
+    def step(self, name: str, action: Callable[[], _Finding]) -> bool:
+        begin, place = time.perf_counter(), len(self.steps)
+        finding = action()
+        seconds = time.perf_counter() - begin
+        # Steps that an action adds itself happened inside it and are told after it.
+        self.steps.insert(place, ProbeStep(name=name, state=finding.state, sentence=finding.sentence, seconds=seconds))
+        return finding.state is not StepState.FAILED
+
+
+def _ok(sentence: str) -> _Finding:
+    return _Finding(state=StepState.OK, sentence=sentence)
+
+
+def _failed(sentence: str) -> _Finding:
+    return _Finding(state=StepState.FAILED, sentence=sentence)
+
+
+def _resolve(peer: Peer) -> _Finding:
+    try:
+        ipaddress.ip_address(peer.host)
+    except ValueError:
+        pass
+    else:
+        return _ok(f"{peer.host} is an address, no name to look up")
+    try:
+        found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return _failed(explain_connection(peer, error))
+    return _ok(f"{peer.host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
+
+
+def _connect(peer: Peer, timeout_s: float) -> _Finding:
+    try:
+        socket.create_connection((peer.host, peer.port), timeout=timeout_s).close()
+    except OSError as error:
+        return _failed(explain_connection(peer, error))
+    return _ok(f"{peer.address} accepts connections")
+
+
+def _negotiate(peer: Peer, open_association: OpenAssociation, sop_classes: Mapping[str, str], walk: _Walk) -> _Finding:
+    """Open the association, and add the steps that need it open."""
+    contexts = [ProposedContext(abstract_syntax=VERIFICATION, transfer_syntaxes=("1.2.840.10008.1.2",))]
+    contexts += [
+        ProposedContext(abstract_syntax=sop_class, transfer_syntaxes=(syntax,))
+        for sop_class in sop_classes.values()
+        for syntax in PROBED_SYNTAXES.values()
+    ]
+    try:
+        association = open_association(contexts)
+    except DeliveryError as error:
+        return _failed(explain_failure(peer, error))
+    try:
+        with association:
+            walk.steps += _judge_contexts(peer, association, sop_classes)
+            walk.step("echo", lambda: _echo(peer, association))
+    except DeliveryError as error:
+        return _Finding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
+    return _ok(f"accepted: {peer.calling_ae_title} calls {peer.ae_title}")
+
+
+def _judge_contexts(peer: Peer, association: RequestedAssociation, sop_classes: Mapping[str, str]) -> list[ProbeStep]:
+    """Return one step for each class, or a single failed one if none at all is taken."""
+    accepted = {(str(c.abstract_syntax), str(c.transfer_syntax)) for c in association.accepted.values()}
+    steps = []
+    for short_name, sop_class in sop_classes.items():
+        taken = [name for name, syntax in PROBED_SYNTAXES.items() if (sop_class, syntax) in accepted]
+        if not taken:
+            state, sentence = StepState.WARNING, f"{UID(sop_class).name} is not taken; objects of it would be refused"
+        elif not any(name in UNCOMPRESSED for name in taken):
+            state, sentence = (
+                StepState.WARNING,
+                f"taken only in {', '.join(taken)}; uncompressed objects would be refused",
+            )
+        else:
+            state, sentence = StepState.OK, f"taken in {', '.join(taken)}"
+        steps.append(ProbeStep(name=f"contexts: {short_name}", state=state, sentence=sentence))
+    if sop_classes and not any(sop_class in {a for a, _ in accepted} for sop_class in sop_classes.values()):
+        sentence = f"{peer} takes none of the X-ray SOP classes; is it a storage SCP?"
+        return [ProbeStep(name="contexts", state=StepState.FAILED, sentence=sentence)]
+    return steps
+
+
+def _echo(peer: Peer, association: RequestedAssociation) -> _Finding:
+    if not any(context.abstract_syntax == VERIFICATION for context in association.accepted.values()):
+        return _Finding(
+            state=StepState.WARNING, sentence=f"{peer} does not offer Verification, so C-ECHO was not tried"
+        )
+    try:
+        status = association.echo()
+    except DeliveryError as error:
+        return _failed(explain_failure(peer, error))
+    return _ok("answered 0000") if status == 0x0000 else _failed(f"{peer} answered C-ECHO with {status:04X}")

@@ -1,0 +1,295 @@
+"""A DICOM destination: sends a series by C-STORE on one association, straight from its files where the peer allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from config.settings import DestinationSettings
+from dicom_node.data_phase import PeerAborted
+from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, classify_status
+from dicom_node.destinations.explanations import Peer, explain_context, explain_failure, explain_status
+from dicom_node.destinations.probing import probe_peer
+from dicom_node.errors import (
+    ContextRejected,
+    DeliveryError,
+    DerivationError,
+    NodeError,
+    TransientFailure,
+    UnsupportedPixels,
+)
+from dicom_node.transcoding import to_uncompressed
+from dicom_node.upper_layer import (
+    MAX_CONTEXTS,
+    AcceptedContext,
+    ProposedContext,
+    RequestedAssociation,
+    StoreResponse,
+    open_association,
+)
+
+log = logging.getLogger(__name__)
+
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+FALLBACK_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+"""What an object is transcoded to where its own syntax is refused, best first. Explicit VR keeps private VRs."""
+
+LOSSES_IN_VAIN = 2
+"""Associations lost one after the other, with nothing answered, after which the peer is left alone for now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssociationPlan:
+    """The contexts to propose on one association, and the objects that they are for."""
+
+    contexts: tuple[ProposedContext, ...]
+    items: tuple[DeliveryItem, ...]
+
+
+def propose_contexts(kinds: Iterable[tuple[str, str]]) -> tuple[ProposedContext, ...]:
+    """Return the contexts for objects of these (SOP class, transfer syntax) pairs; pure.
+
+    For each class, one context with each syntax that its objects have, that they can be sent as they are, and one
+    with what remains of the uncompressed little endian syntaxes as the way out. A context of several syntaxes would
+    let the peer choose a single one of them for the class (PS3.8 9.3.3.2). Implicit VR Little Endian is always among
+    them, as PS3.5 10.1 asks.
+    """
+    syntaxes: dict[str, dict[str, None]] = {}
+    for sop_class, syntax in kinds:
+        syntaxes.setdefault(sop_class, {})[syntax] = None
+    contexts = []
+    for sop_class, own in syntaxes.items():
+        contexts += [ProposedContext(abstract_syntax=sop_class, transfer_syntaxes=(syntax,)) for syntax in own]
+        fallback = tuple(syntax for syntax in FALLBACK_SYNTAXES if syntax not in own)
+        if fallback:
+            contexts.append(ProposedContext(abstract_syntax=sop_class, transfer_syntaxes=fallback))
+    return tuple(contexts)
+
+
+def plan_association(items: Sequence[DeliveryItem]) -> AssociationPlan:
+    """Return the plan for as many of the first `items` as one association has contexts for; pure."""
+    kinds: dict[tuple[str, str], None] = {}
+    contexts: tuple[ProposedContext, ...] = ()
+    for count, item in enumerate(items):
+        kind = (item.sop_class_uid, item.transfer_syntax_uid)
+        if kind in kinds:
+            continue
+        widened = propose_contexts([*kinds, kind])
+        if len(widened) > MAX_CONTEXTS:
+            return AssociationPlan(contexts=contexts, items=tuple(items[:count]))
+        kinds[kind], contexts = None, widened
+    return AssociationPlan(contexts=contexts, items=tuple(items))
+
+
+class StorageScu:
+    """A `Destination` that is a storage SCP (PS3.4 Annex B).
+
+    Parameters
+    ----------
+    settings
+        Where it is and how long to wait.
+    node_ae_title
+        AE title that we call with unless the destination's settings name another.
+    label
+        What sentences call it; the destination's name unless given.
+    scratch_folder
+        For transcoded objects while they are sent; the system's folder for temporary files unless given.
+    """
+
+    def __init__(
+        self,
+        settings: DestinationSettings,
+        *,
+        node_ae_title: str,
+        label: str | None = None,
+        scratch_folder: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        self._scratch_folder = scratch_folder
+        self.peer = Peer(
+            name=settings.name if label is None else label,
+            ae_title=settings.ae_title,
+            host=settings.host,
+            port=settings.port,
+            calling_ae_title=settings.calling_ae_title or node_ae_title,
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the destination in the settings."""
+        return self._settings.name
+
+    def deliver(self, items: Sequence[DeliveryItem], *, on_outcome: Callable[[ItemOutcome], None]) -> None:
+        """Send `items` and report exactly one outcome for each, as soon as it is known; see `Destination.deliver`.
+
+        When the association is lost, the object that was on its way is to be tried again and the others go on, on a
+        fresh one: an object that makes the peer abort does not stop its series. A second loss in a row with nothing
+        answered in between ends the attempt.
+        """
+        waiting = sorted(items, key=lambda item: item.in_doubt)
+        in_vain = 0
+        while waiting:
+            plan = plan_association(waiting)
+            try:
+                association = self.open(plan.contexts)
+            except ContextRejected:
+                for item in plan.items:
+                    on_outcome(self._refuse_context(item, ()))
+                waiting = waiting[len(plan.items) :]
+                continue
+            except DeliveryError as error:
+                outcome = Outcome.RETRY if error.transient else Outcome.REFUSED
+                self._report_unsent(waiting, outcome, explain_failure(self.peer, error), on_outcome)
+                return
+            answered, loss = self._send(association, plan.items, on_outcome)
+            waiting = waiting[answered:]
+            if loss is None:
+                continue
+            reason = explain_failure(self.peer, loss)
+            log.warning("Association lost", extra={"destination": self.name, "reason": reason, "answered": answered})
+            on_outcome(_blame(waiting.pop(0), loss, reason))
+            in_vain = 0 if answered else in_vain + 1
+            if in_vain == LOSSES_IN_VAIN:
+                self._report_unsent(waiting, Outcome.RETRY, reason, on_outcome)
+                return
+
+    def probe(self) -> list[ProbeStep]:
+        """Try out name, TCP, association, presentation contexts and C-ECHO; nothing is stored."""
+        return probe_peer(self.peer, open_association=self.open, connect_timeout_s=self._settings.connect_timeout_s)
+
+    def open(self, contexts: Sequence[ProposedContext]) -> RequestedAssociation:
+        """Open an association with these contexts; `DeliveryError` says why there is none."""
+        settings = self._settings
+        return open_association(
+            host=settings.host,
+            port=settings.port,
+            called_ae_title=settings.ae_title,
+            calling_ae_title=self.peer.calling_ae_title,
+            contexts=contexts,
+            max_pdu_bytes=settings.max_pdu_bytes,
+            connect_timeout_s=settings.connect_timeout_s,
+            acse_timeout_s=settings.acse_timeout_s,
+            dimse_timeout_s=settings.dimse_timeout_s,
+        )
+
+    def _send(
+        self,
+        association: RequestedAssociation,
+        items: Sequence[DeliveryItem],
+        on_outcome: Callable[[ItemOutcome], None],
+    ) -> tuple[int, TransientFailure | None]:
+        """Return how many of `items` have an outcome, and what ended the association before the others had one."""
+        reported = 0
+        try:
+            with association:
+                for item in items:
+                    on_outcome(self._store(association, item))
+                    reported += 1
+        except TransientFailure as error:
+            if reported < len(items):
+                return reported, error
+            # Everything is answered: whether the goodbye was civil changes nothing.
+            log.info("Association ended without a release", extra={"destination": self.name, "reason": str(error)})
+        return reported, None
+
+    def _store(self, association: RequestedAssociation, item: DeliveryItem) -> ItemOutcome:
+        """Send one object; `TransientFailure` if the association is lost before the answer."""
+        try:
+            response = self._store_as_accepted(association, item)
+        except FileNotFoundError:
+            return _outcome(item, Outcome.REFUSED, f"stored object {item.path} is missing on this node")
+        except (UnsupportedPixels, DerivationError) as error:
+            own = explain_context(self.peer, item.sop_class_uid, item.transfer_syntax_uid, class_accepted=True)
+            return _outcome(item, Outcome.REFUSED, f"{own}; it can't be transcoded here: {error}")
+        except OSError as error:
+            return _outcome(
+                item, Outcome.RETRY, f"stored object {item.path} can't be read or transcoded: {error.strerror or error}"
+            )
+        if response is None:
+            return self._refuse_context(item, association.accepted.values())
+        outcome = classify_status(response.status, in_doubt=item.in_doubt)
+        return ItemOutcome(
+            instance_id=item.instance_id,
+            outcome=outcome,
+            status=response.status,
+            reason=explain_status(self.peer, response.status, response.error_comment),
+            # The doubt of an earlier attempt outlives an answer such as "out of resources".
+            in_doubt=item.in_doubt and outcome is Outcome.RETRY,
+        )
+
+    def _store_as_accepted(self, association: RequestedAssociation, item: DeliveryItem) -> StoreResponse | None:
+        """Stream the file where its syntax is accepted, else a transcoding of it; None if nothing is accepted."""
+        context_id = association.context_for(item.sop_class_uid, item.transfer_syntax_uid)
+        if context_id is not None:
+            return association.store(
+                context_id=context_id,
+                sop_class_uid=item.sop_class_uid,
+                sop_instance_uid=item.sop_instance_uid,
+                source=item.path,
+                offset=item.dataset_offset,
+            )
+        for syntax in FALLBACK_SYNTAXES:
+            context_id = association.context_for(item.sop_class_uid, syntax)
+            if context_id is not None:
+                with ExitStack() as stack:
+                    return association.store(
+                        context_id=context_id,
+                        sop_class_uid=item.sop_class_uid,
+                        sop_instance_uid=item.sop_instance_uid,
+                        source=stack.enter_context(self._transcoded(item, syntax)),
+                    )
+        return None
+
+    @contextmanager
+    def _transcoded(self, item: DeliveryItem, syntax: str) -> Iterator[Path]:
+        """Give the data set in another syntax; whatever goes wrong while it is made concerns this object alone."""
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(to_uncompressed(item.path, syntax, folder=self._scratch_folder))
+            except (NodeError, OSError):
+                raise
+            except Exception as error:
+                # Codecs raise whatever they like; a poison image must not stop its series.
+                log.exception("Transcoding failed", extra={"instance": item.instance_id, "syntax": syntax})
+                raise DerivationError(f"{type(error).__name__}: {error}") from error
+            yield path
+
+    def _refuse_context(self, item: DeliveryItem, accepted: Iterable[AcceptedContext]) -> ItemOutcome:
+        class_accepted = any(context.abstract_syntax == item.sop_class_uid for context in accepted)
+        return _outcome(
+            item,
+            Outcome.REFUSED,
+            explain_context(self.peer, item.sop_class_uid, item.transfer_syntax_uid, class_accepted=class_accepted),
+        )
+
+    def _report_unsent(
+        self,
+        items: Iterable[DeliveryItem],
+        outcome: Outcome,
+        reason: str,
+        on_outcome: Callable[[ItemOutcome], None],
+    ) -> None:
+        for item in items:
+            on_outcome(_outcome(item, outcome, reason, in_doubt=item.in_doubt))
+
+
+def _blame(item: DeliveryItem, loss: TransientFailure, reason: str) -> ItemOutcome:
+    """Return the outcome of the object that was on its way when the association was lost.
+
+    Usually that is the network's fault or the peer's. But a UID that is none makes DCMTK abort, every time.
+    """
+    is_valid = UID(item.sop_instance_uid).is_valid and UID(item.sop_class_uid).is_valid
+    if is_valid or not isinstance(loss.__cause__, PeerAborted):
+        return _outcome(item, Outcome.RETRY, reason, in_doubt=True)
+    fault = f"{reason}; SOP Class or Instance UID of the object is invalid: {item.sop_instance_uid}"
+    return _outcome(item, Outcome.REFUSED, fault, in_doubt=True)
+
+
+def _outcome(item: DeliveryItem, outcome: Outcome, reason: str, *, in_doubt: bool = False) -> ItemOutcome:
+    return ItemOutcome(instance_id=item.instance_id, outcome=outcome, status=None, reason=reason, in_doubt=in_doubt)

@@ -1,0 +1,223 @@
+"""One image: read its pixels, denoise, derive a new object, store it; or say why the original goes on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Lock
+
+from config.settings import DerivationSettings, RouteSettings
+from dicom_node import __version__
+from dicom_node.derivation import DerivationContext, derive, is_enhanceable
+from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels
+from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.arrivals import (
+    DerivedInstance,
+    EnhancementDecision,
+    EnhancementRecord,
+    StoredInstance,
+)
+from dicom_node.part10 import Part10File, open_part10
+from dicom_node.pixel_encoding import FrameWriter, frame_writer
+from dicom_node.pixels import PixelSpec, domain_of, from_exposure, iter_frames, read_spec, to_exposure
+from model.denoiser import Denoiser
+from model.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoModel:
+    """There are no usable weights: every image is passed through for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """The denoiser of this worker; one image at a time, so that memory stays bounded."""
+
+    denoiser: Denoiser
+    lock: Lock = field(default_factory=Lock)
+
+
+ModelAtHand = LoadedModel | NoModel
+
+
+@dataclass(kw_only=True)
+class _Denoised:
+    """What denoising the frames of one image gave."""
+
+    inference_s: float = 0.0
+    strengths: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    reasons: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str | None:
+        return "; ".join(self.reasons) or None
+
+
+class ImageEnhancer:
+    """Makes derived objects.
+
+    Parameters
+    ----------
+    store
+        Where the received object lies and the derived one goes.
+    model
+        The denoiser, or why there is none.
+    derivation
+        How derived objects describe themselves.
+    node_name
+        As derived objects name the equipment that made them.
+    clock
+        Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: InstanceStore,
+        model: ModelAtHand,
+        derivation: DerivationSettings,
+        node_name: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._model = model
+        self._derivation = derivation
+        self._node_name = node_name
+        self._clock = clock
+
+    def enhance(
+        self, stored: StoredInstance, route: RouteSettings | None, *, series_at: float
+    ) -> tuple[EnhancementRecord, DerivedInstance | None]:
+        """Derive a denoised object from `stored`.
+
+        Parameters
+        ----------
+        stored
+            The received object.
+        route
+            Says whether, which classes and how strongly.
+        series_at
+            When the derived series came to be, in seconds since the epoch; the same for all its images.
+
+        Returns
+        -------
+        What was decided, and the derived object where the image was enhanced. Whatever goes wrong is a decision to
+        pass the original through, with the reason.
+        """
+        begin = time.perf_counter()
+        if route is None or not route.enhance:
+            return _passed("the route passes everything through", begin), None
+        if isinstance(self._model, NoModel):
+            return _passed(self._model.reason, begin), None
+        try:
+            with open_part10(self._store.path(stored.key)) as part10:
+                decision = is_enhanceable(part10.header, route.sop_classes)
+                if not decision.enhance:
+                    return _passed(decision.reason, begin), None
+                return self._derive(part10, self._model, route, series_at, begin)
+        except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
+            log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
+            return _passed(str(error), begin), None
+        except Exception as error:
+            # The top of this image: an error that nobody foresaw must not hold up its series.
+            log.exception("Image passed through after an unforeseen error", extra={"instance": stored.instance_id})
+            return _passed(f"unforeseen {type(error).__name__}: {error}", begin), None
+
+    def discard(self, derived: DerivedInstance) -> None:
+        """Delete a derived object that came too late."""
+        self._store.delete(derived.key)
+
+    def _derive(
+        self, part10: Part10File, model: LoadedModel, route: RouteSettings, series_at: float, begin: float
+    ) -> tuple[EnhancementRecord, DerivedInstance | None]:
+        spec = read_spec(part10.header)
+        with frame_writer(spec) as writer:
+            with model.lock:
+                denoised = _denoise(part10, spec, model.denoiser, route.strength_value, writer)
+            if not denoised.strengths:
+                return _passed(denoised.reason or "the guard refused it", begin, denoised), None
+            derived = derive(
+                part10.header,
+                writer.finish(),
+                DerivationContext(
+                    model_name=model.denoiser.name,
+                    model_digest=model.denoiser.digest,
+                    strength=route.strength_value,
+                    applied_strength=min(denoised.strengths),
+                    noise_before=_median(denoised.before),
+                    noise_after=_median(denoised.after),
+                    node_name=self._node_name,
+                    node_version=__version__,
+                    now=datetime.fromtimestamp(self._clock(), UTC),
+                    series_time=datetime.fromtimestamp(series_at, UTC),
+                    settings=self._derivation,
+                ),
+            )
+            # Before the writer closes: large pixel data is a temporary file of its own.
+            stored = self._store.save(derived)
+        record = EnhancementRecord(
+            decision=EnhancementDecision.ENHANCED,
+            reason=denoised.reason,
+            strength=min(denoised.strengths),
+            noise_before=_median(denoised.before),
+            noise_after=_median(denoised.after),
+            inference_s=denoised.inference_s,
+            total_s=time.perf_counter() - begin,
+            model_digest=model.denoiser.digest,
+        )
+        return record, DerivedInstance(
+            sop_class_uid=str(derived.SOPClassUID),
+            sop_instance_uid=str(derived.SOPInstanceUID),
+            study_instance_uid=str(derived.StudyInstanceUID),
+            series_instance_uid=str(derived.SeriesInstanceUID),
+            transfer_syntax_uid=str(derived.file_meta.TransferSyntaxUID),
+            key=stored.key,
+            size=stored.size,
+            dataset_offset=stored.dataset_offset,
+            digest=stored.digest,
+        )
+
+
+def _denoise(
+    part10: Part10File, spec: PixelSpec, denoiser: Denoiser, strength: float, writer: FrameWriter
+) -> _Denoised:
+    """Denoise frame by frame into `writer`; a frame that the guard refuses stays as it was."""
+    found = _Denoised()
+    domain = domain_of(spec)
+    for frame in iter_frames(part10, spec):
+        exposure = to_exposure(frame.values, spec)
+        begin = time.perf_counter()
+        result = denoiser.denoise(
+            exposure[None], domain=domain, strength=strength, mask=None if frame.native.all() else frame.native
+        )
+        found.inference_s += time.perf_counter() - begin
+        if result.enhanced:
+            found.strengths.append(result.strength)
+        if result.enhanced and result.noise_before is not None and result.noise_after is not None:
+            found.before.append(result.noise_before)
+            found.after.append(result.noise_after)
+        found.reasons.update(dict.fromkeys(result.reasons))
+        writer.add(frame, from_exposure(result.frames[0], frame, spec))
+    return found
+
+
+def _median(values: list[float]) -> float | None:
+    return sorted(values)[len(values) // 2] if values else None
+
+
+def _passed(reason: str, begin: float, denoised: _Denoised | None = None) -> EnhancementRecord:
+    return EnhancementRecord(
+        decision=EnhancementDecision.PASSED_THROUGH,
+        reason=reason,
+        inference_s=denoised.inference_s if denoised else None,
+        total_s=time.perf_counter() - begin,
+    )

@@ -1,0 +1,86 @@
+"""Every periodic job of a worker (APScheduler): completing series, waking workflows, deadlines, takeover, retention."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from apscheduler.schedulers.base import BaseScheduler
+
+from dicom_node.errors import NodeError
+from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.processes import ProcessLedger
+from dicom_node.ledger.retention import RetentionLedger
+from dicom_node.series_watch import SeriesWatch
+from dicom_node.workflows import Workflows
+
+log = logging.getLogger(__name__)
+
+# A file that a receiver is still writing is younger than the longest silence on its association by far.
+INCOMING_MAX_AGE_S = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Housekeeping:
+    """The jobs; each may run at any time and in every worker at once."""
+
+    watch: SeriesWatch
+    workflows: Workflows
+    processes: ProcessLedger
+    retention: RetentionLedger
+    store: InstanceStore
+    keep_s: float
+
+    def complete_and_wake(self) -> None:
+        """Complete quiet series and enqueue what is to be done."""
+        self.watch.tick()
+        self.workflows.wake()
+
+    def recover(self) -> None:
+        """Take up what failed workflows and dead workers left in the middle."""
+        self.workflows.restart_ended()
+        self.workflows.take_over(self.processes.alive("worker"))
+
+    def purge(self) -> None:
+        """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""
+        purged = 0
+        for key in self.retention.purge_delivered(self.keep_s):
+            self.store.delete(key)
+            purged += 1
+        swept = self.store.sweep_incoming(INCOMING_MAX_AGE_S)
+        if purged or swept:
+            log.info("Retention", extra={"purged": purged, "swept": swept})
+
+
+def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
+    """Add the jobs to `scheduler`; the first runs at once, to pick up what a restart left."""
+    housekeeping.watch.route_waiting()
+    for name, job, period_s in (
+        ("complete and wake", housekeeping.complete_and_wake, 0.25),
+        ("deadlines", housekeeping.workflows.release_overdue, 2.0),
+        ("recovery", housekeeping.recover, 15.0),
+        ("retention", housekeeping.purge, 600.0),
+    ):
+        scheduler.add_job(
+            _logged(name, job),
+            "interval",
+            seconds=period_s,
+            name=name,
+            max_instances=1,
+            coalesce=True,
+            misfire_grace_time=None,
+        )
+
+
+def _logged(name: str, job: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        # The top of a loop: the next run tries again.
+        try:
+            job()
+        except NodeError as error:
+            log.warning("Job failed", extra={"job": name, "reason": str(error)})
+        except Exception:
+            log.exception("Job failed by an unforeseen error", extra={"job": name})
+
+    return run

@@ -1,0 +1,362 @@
+"""Durable Part 10 files: written in a folder for what is incoming, synced, renamed into place, the folder synced.
+
+::
+
+    incoming/        being written; whatever lies here after a crash was never acknowledged
+    objects/xx/      durable objects, spread by the first two digits of their key
+    quarantine/      objects that could not be taken as what they claim to be, each with its reason
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import re
+import secrets
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pydicom
+from pydicom.uid import UID
+
+from dicom_node.errors import NodeError, OutOfResources
+from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+_KEY = re.compile(r"(q-)?[0-9a-f]{32}")
+_QUARANTINED: Final = "q-"
+_FILE_MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o700
+_META_BEGIN: Final = 132
+_META_LENGTH = struct.Struct("<I")
+
+
+class UnknownObject(NodeError):
+    """The store has no object of this key, or the text is no key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """A durable object.
+
+    Parameters
+    ----------
+    key
+        Names the object in the store; made at random, never from DICOM attributes.
+    size
+        Bytes of the whole file.
+    dataset_offset
+        Bytes before the data set: preamble and file meta information.
+    digest
+        SHA-256 of the data set's bytes, in hexadecimal digits.
+    """
+
+    key: str
+    size: int
+    dataset_offset: int
+    digest: str
+
+
+class InstanceStore:
+    """Objects on disk below one folder; the store never looks into them.
+
+    Parameters
+    ----------
+    root
+        Made with its folders if absent; one file system, which must have working fsync and rename.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._incoming = root / "incoming"
+        self._objects = root / "objects"
+        self._quarantine = root / "quarantine"
+        shards = [self._objects / f"{n:02x}" for n in range(256)]
+        for folder in (root, self._incoming, self._objects, self._quarantine, *shards):
+            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        # The folders too must survive a power cut before the first object in them is acknowledged.
+        for folder in (self._objects, root, root.parent):
+            _sync_folder(folder)
+
+    def create(
+        self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str
+    ) -> IncomingObject:
+        """Begin an object: a new file with preamble and file meta information (PS3.10 7.1), ready for the data set.
+
+        Raises
+        ------
+        OutOfResources
+            If the file can't be made or written.
+        """
+        meta = build_file_meta(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            source_ae_title=source_ae_title,
+        )
+        with _out_of_resources():
+            incoming = IncomingObject(self, _new_key(), self._incoming)
+        incoming.write_meta(meta)
+        return incoming
+
+    def save(self, dataset: pydicom.Dataset) -> StoredObject:
+        """Store a data set with its file meta information; the same data set gives the same bytes.
+
+        Parameters
+        ----------
+        dataset
+            Its `file_meta` names SOP class, SOP instance and transfer syntax; the implementation's UID and name are
+            added where they are absent.
+
+        Raises
+        ------
+        OutOfResources
+        """
+        dataset.file_meta.setdefault("ImplementationClassUID", UID(IMPLEMENTATION_CLASS_UID))
+        dataset.file_meta.setdefault("ImplementationVersionName", IMPLEMENTATION_VERSION_NAME)
+        key = _new_key()
+        path = self._incoming / key
+        try:
+            with _out_of_resources():
+                with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
+                    pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+                    file.flush()
+                    os.fsync(file.fileno())
+                stored = _measure(path, key)
+                self._move(path, key)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return stored
+
+    def path(self, key: str) -> Path:
+        """Return where the object lies, whether or not it exists; UnknownObject if `key` is no key."""
+        if not _KEY.fullmatch(key):
+            raise UnknownObject(f"{key!r} is no key of the instance store")
+        if key.startswith(_QUARANTINED):
+            return self._quarantine / f"{key}.dcm"
+        return self._objects / key[:2] / f"{key}.dcm"
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        self.path(key).unlink(missing_ok=True)
+
+    def quarantine(self, subject: str | IncomingObject, reason: str) -> StoredObject:
+        """Move an object into quarantine, durably, with `reason` in a text file beside it.
+
+        Parameters
+        ----------
+        subject
+            An incoming object, or the key of a stored one, which changes.
+
+        Raises
+        ------
+        OutOfResources
+        UnknownObject
+            If there is no object of this key.
+        """
+        if isinstance(subject, IncomingObject):
+            stored = subject.settle(_QUARANTINED + subject.key)
+        else:
+            source = self.path(subject)
+            if not source.exists():
+                raise UnknownObject(f"the instance store has no object {subject}")
+            with _out_of_resources():
+                stored = _measure(source, _QUARANTINED + subject.removeprefix(_QUARANTINED))
+                self._move(source, stored.key)
+        with _out_of_resources():
+            self.path(stored.key).with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
+        return stored
+
+    def keys(self) -> Iterator[str]:
+        """Return the keys of all objects outside of quarantine."""
+        for shard in sorted(self._objects.iterdir()):
+            yield from sorted(path.stem for path in shard.glob("*.dcm"))
+
+    def quarantined_keys(self) -> Iterator[str]:
+        """Return the keys of all objects in quarantine."""
+        yield from sorted(path.stem for path in self._quarantine.glob("*.dcm"))
+
+    def sweep_incoming(self, older_than_s: float) -> int:
+        """Remove what lies in the incoming folder and was not written to for this time; return how many.
+
+        Such files are of associations that a crash cut off: their senders never got a success for them.
+        """
+        removed = 0
+        for path in self._incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= older_than_s:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def free_bytes(self) -> int:
+        """Return the free space of the file system, in bytes, for a process without privileges."""
+        statistics = os.statvfs(self._root)
+        return statistics.f_bavail * statistics.f_frsize
+
+    def _move(self, path: Path, key: str) -> None:
+        target = self.path(key)
+        os.rename(path, target)
+        _sync_folder(target.parent)
+
+
+class IncomingObject:
+    """An object being written; ends with exactly one of `commit`, `discard` or the store's `quarantine`."""
+
+    def __init__(self, store: InstanceStore, key: str, folder: Path) -> None:
+        self.key = key
+        self._store = store
+        self._path = folder / key
+        self._digest = hashlib.sha256()
+        self._dataset_offset = 0
+        self._dataset_bytes = 0
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    @property
+    def dataset_bytes(self) -> int:
+        """Bytes of the data set so far."""
+        return self._dataset_bytes
+
+    def write_meta(self, encoded: bytes) -> None:
+        """Write what precedes the data set; before the first `write`."""
+        with self._discarding():
+            _write_all(self._descriptor, memoryview(encoded))
+        self._dataset_offset = len(encoded)
+
+    def write(self, data: memoryview) -> None:
+        """Append a piece of the data set.
+
+        Raises
+        ------
+        OutOfResources
+            The object is discarded then.
+        """
+        with self._discarding():
+            _write_all(self._descriptor, data)
+        self._digest.update(data)
+        self._dataset_bytes += len(data)
+
+    def read_beginning(self, count: int) -> bytes:
+        """Return the first `count` bytes of the data set, or fewer if it is shorter."""
+        with self._discarding():
+            return os.pread(self._descriptor, count, self._dataset_offset)
+
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[memoryview]:
+        """Map the data set into memory for reading; it must not be empty."""
+        with (
+            mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[self._dataset_offset :] as data_set,
+        ):
+            yield data_set
+
+    def commit(self) -> StoredObject:
+        """Make the object durable under its key: fsync of the file, rename, fsync of the folder.
+
+        Raises
+        ------
+        OutOfResources
+            The object is discarded then.
+        """
+        return self.settle(self.key)
+
+    def settle(self, key: str) -> StoredObject:
+        """Do what `commit` does, under any key of the store."""
+        with self._discarding():
+            os.fsync(self._descriptor)
+            self._close()
+            self._store._move(self._path, key)
+        return StoredObject(
+            key=key,
+            size=self._dataset_offset + self._dataset_bytes,
+            dataset_offset=self._dataset_offset,
+            digest=self._digest.hexdigest(),
+        )
+
+    def discard(self) -> None:
+        """Remove the object; safe to call again, and without effect after `commit`."""
+        self._close()
+        self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _discarding(self) -> Iterator[None]:
+        try:
+            with _out_of_resources():
+                yield
+        except OutOfResources:
+            with contextlib.suppress(OSError):
+                self.discard()
+            raise
+
+
+def build_file_meta(
+    *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str
+) -> bytes:
+    """Build preamble, prefix and File Meta Information of an object (PS3.10 7.1), ready to precede its data set."""
+    elements = (
+        struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2)
+        + b"\0\1"
+        + _text_element(0x0002, b"UI", sop_class_uid)
+        + _text_element(0x0003, b"UI", sop_instance_uid)
+        + _text_element(0x0010, b"UI", transfer_syntax_uid)
+        + _text_element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID)
+        + _text_element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME)
+        + _text_element(0x0016, b"AE", source_ae_title)
+    )
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(elements)) + elements
+
+
+def _text_element(element: int, vr: bytes, text: str) -> bytes:
+    value = text.encode("latin-1", "replace")
+    if len(value) % 2:
+        value += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+def _measure(path: Path, key: str) -> StoredObject:
+    """Read offset and digest back from a Part 10 file."""
+    with path.open("rb") as file:
+        beginning = file.read(_META_BEGIN + 12)
+        offset = _META_BEGIN + 12 + _META_LENGTH.unpack_from(beginning, _META_BEGIN + 8)[0]
+        file.seek(offset)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.seek(0, os.SEEK_END)
+    return StoredObject(key=key, size=size, dataset_offset=offset, digest=digest)
+
+
+def _new_key() -> str:
+    return secrets.token_hex(16)
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _out_of_resources() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutOfResources(f"storage failed: {os.strerror(error.errno) if error.errno else error}") from error

@@ -1,0 +1,240 @@
+"""The balance: every object received is delivered, in work, or quarantined with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import case, func, select
+
+from dicom_node.ledger.database import Database
+from dicom_node.ledger.schema import arrival, association, delivery, delivery_item, instance, process, rejection
+from dicom_node.states import ArrivalState, DeliveryState, InstanceState, ItemState
+
+_OPEN_ARRIVALS = (ArrivalState.OPEN.value, ArrivalState.COMPLETE.value, ArrivalState.ENHANCING.value)
+
+
+@dataclass(kw_only=True)
+class Count:
+    """Received objects and where they are; `dead_letters` are part of `in_work`: they wait for an operator."""
+
+    received: int = 0
+    delivered: int = 0
+    in_work: int = 0
+    quarantined: int = 0
+    dead_letters: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """True if nothing is missing."""
+        return self.received == self.delivered + self.in_work + self.quarantined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imbalance:
+    """Something that does not add up."""
+
+    subject: str
+    finding: str
+
+
+@dataclass(kw_only=True)
+class Balance:
+    """The balance as a whole, per association, per study and per day (UTC)."""
+
+    total: Count = field(default_factory=Count)
+    associations: dict[int, Count] = field(default_factory=dict)
+    studies: dict[str, Count] = field(default_factory=dict)
+    days: dict[str, Count] = field(default_factory=dict)
+    findings: list[Imbalance] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file that the ledger says is in the instance store."""
+
+    key: str
+    size: int
+    dataset_offset: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeStatus:
+    """Figures for `dicom-node status`."""
+
+    processes: list[dict[str, Any]]
+    open_associations: int
+    arrivals: dict[str, int]
+    deliveries: dict[str, dict[str, int]]
+    instances: dict[str, int]
+    oldest_pending_s: float | None
+    unrouted: list[str]
+    rejections: list[dict[str, Any]]
+
+
+class BalanceLedger:
+    """The side of the ledger that answers questions about the whole."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def balance(self) -> Balance:
+        """Count every received object once, by what became of it.
+
+        An object counts as delivered when each delivery of its arrival that carries it, or the object derived from
+        it, has it sent; as quarantined when it was set aside; and as in work otherwise.
+        """
+        result = Balance()
+        with self._database.read() as connection:
+            for row in connection.execute(_FATES):
+                fate = _fate(row)
+                day = datetime.fromtimestamp(row.at, UTC).date().isoformat()
+                counts = [result.total, result.days.setdefault(day, Count())]
+                if row.association_id is not None:
+                    counts.append(result.associations.setdefault(row.association_id, Count()))
+                counts.append(result.studies.setdefault(row.study_instance_uid or "(unknown)", Count()))
+                for count in counts:
+                    _add(count, fate, dead=bool(row.refused))
+            acknowledged = connection.execute(
+                select(association.c.id, association.c.acknowledged).where(association.c.acknowledged.is_not(None))
+            ).all()
+            stored = dict(connection.execute(_STORED_BY_ASSOCIATION).tuples().all())
+        for association_id, said in acknowledged:
+            # Duplicates are acknowledged without a row of their own, so more may be said than stands here, never less.
+            if stored.get(association_id, 0) > said:
+                result.findings.append(
+                    Imbalance(
+                        subject=f"association {association_id}",
+                        finding=f"{stored[association_id]} instances recorded, only {said} acknowledged",
+                    )
+                )
+        for name, count in _named(result):
+            if not count.balanced:
+                result.findings.append(Imbalance(subject=name, finding=f"does not add up: {count}"))
+        return result
+
+    def files(self) -> list[StoredFile]:
+        """Return every file that must be in the instance store."""
+        query = select(instance.c.key, instance.c.size, instance.c.dataset_offset, instance.c.digest).where(
+            instance.c.state != InstanceState.PURGED.value
+        )
+        with self._database.read() as connection:
+            return [StoredFile(**row._mapping) for row in connection.execute(query)]
+
+    def status(self) -> NodeStatus:
+        """Return figures on processes, queues and rejected senders."""
+        now = self._database.now()
+        with self._database.read() as connection:
+            processes = [
+                {**row._mapping, "silent_s": round(now - row.seen_at, 1)} for row in connection.execute(select(process))
+            ]
+            open_associations = connection.scalar(
+                select(func.count()).select_from(association).where(association.c.closed_at.is_(None))
+            )
+            arrivals: dict[str, int] = dict(
+                connection.execute(select(arrival.c.state, func.count()).group_by(arrival.c.state)).tuples().all()
+            )
+            instances: dict[str, int] = dict(
+                connection.execute(
+                    select(instance.c.origin + " " + instance.c.state, func.count()).group_by(
+                        instance.c.origin, instance.c.state
+                    )
+                ).tuples().all()
+            )
+            deliveries: dict[str, dict[str, int]] = {}
+            for destination, state, number in connection.execute(
+                select(delivery.c.destination, delivery.c.state, func.count()).group_by(
+                    delivery.c.destination, delivery.c.state
+                )
+            ):
+                deliveries.setdefault(destination, {})[state] = number
+            oldest = connection.scalar(
+                select(func.min(delivery.c.created_at)).where(delivery.c.state == DeliveryState.PENDING.value)
+            )
+            unrouted = list(
+                connection.scalars(
+                    select(arrival.c.series_instance_uid).where(
+                        arrival.c.state == ArrivalState.COMPLETE.value, arrival.c.route.is_(None)
+                    )
+                )
+            )
+            rejections = [
+                dict(row._mapping)
+                for row in connection.execute(select(rejection).order_by(rejection.c.last_at.desc()).limit(20))
+            ]
+        return NodeStatus(
+            processes=processes,
+            open_associations=open_associations or 0,
+            arrivals=arrivals,
+            deliveries=deliveries,
+            instances=instances,
+            oldest_pending_s=None if oldest is None else round(now - oldest, 1),
+            unrouted=unrouted,
+            rejections=rejections,
+        )
+
+
+# One line per received instance: how many of the delivery items that stand for it (itself or what was derived from
+# it) are sent, refused, or still to go.
+_derived = instance.alias("derived")
+
+
+def _items(state: ItemState) -> Any:
+    stands_for = (delivery_item.c.instance_id == instance.c.id) | (
+        delivery_item.c.instance_id.in_(select(_derived.c.id).where(_derived.c.source_id == instance.c.id))
+    )
+    return (
+        select(func.count())
+        .select_from(delivery_item)
+        .where(stands_for, delivery_item.c.state == state.value)
+        .correlate(instance)
+        .scalar_subquery()
+    )
+
+
+_FATES = (
+    select(
+        instance.c.id,
+        instance.c.at,
+        instance.c.association_id,
+        instance.c.study_instance_uid,
+        instance.c.state,
+        arrival.c.state.label("arrival_state"),
+        _items(ItemState.SENT).label("sent"),
+        _items(ItemState.REFUSED).label("refused"),
+        _items(ItemState.PENDING).label("left"),
+    )
+    .outerjoin(arrival, arrival.c.id == instance.c.arrival_id)
+    .where(instance.c.origin == "received")
+)
+_STORED_BY_ASSOCIATION = (
+    select(instance.c.association_id, func.sum(case((instance.c.arrival_id.is_not(None), 1), else_=0)))
+    .where(instance.c.origin == "received", instance.c.association_id.is_not(None))
+    .group_by(instance.c.association_id)
+)
+
+
+def _fate(row: Any) -> str:
+    if row.state == InstanceState.QUARANTINED.value:
+        return "quarantined"
+    if row.arrival_state in _OPEN_ARRIVALS or row.left or row.refused:
+        return "in_work"
+    # An object that no delivery carries is neither: the sum then shows that it is missing.
+    return "delivered" if row.sent else "missing"
+
+
+def _add(count: Count, fate: str, *, dead: bool) -> None:
+    count.received += 1
+    if fate != "missing":
+        setattr(count, fate, getattr(count, fate) + 1)
+    count.dead_letters += dead
+
+
+def _named(balance: Balance) -> Iterator[tuple[str, Count]]:
+    yield "total", balance.total
+    yield from ((f"association {number}", count) for number, count in balance.associations.items())
+    yield from ((f"study {uid}", count) for uid, count in balance.studies.items())
+    yield from ((f"day {day}", count) for day, count in balance.days.items())

@@ -1,0 +1,202 @@
+"""The connection to the ledger's database: short transactions, durable commits, one kind of error."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from dicom_node.errors import IllegalTransition, LedgerUnavailable
+from dicom_node.ledger import schema
+from dicom_node.states import State, Transitions, advance
+
+BUSY_TIMEOUT_S = 15.0
+# SQLite with WAL and synchronous=FULL syncs the log at every commit (sqlite.org/pragma.html#pragma_synchronous).
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+
+
+def ledger_url(database_url: str, data_dir: Path) -> str:
+    """Return the SQLAlchemy URL of the ledger for the settings' `database_url` (empty: SQLite in `data_dir`)."""
+    if not database_url:
+        return f"sqlite:///{data_dir / 'ledger.sqlite'}"
+    return database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+class Database:
+    """Transactions on the ledger.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL (`ledger_url`).
+    clock
+        Seconds since the epoch; tests give their own.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        self.now = clock
+        self.engine = _engine(url)
+
+    def create(self) -> None:
+        """Create the tables that are missing; refuse a ledger of a newer program.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the database can't be reached, or belongs to a newer version.
+        """
+        with self._translated():
+            schema.metadata.create_all(self.engine)
+        with self.write() as connection:
+            version = connection.scalar(select(schema.schema_version.c.version))
+            if version is None:
+                connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
+            elif version != schema.SCHEMA_VERSION:
+                raise LedgerUnavailable(
+                    f"the ledger has schema version {version}, this program knows {schema.SCHEMA_VERSION}: "
+                    "run the version of dicom-node that wrote it"
+                )
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Run a transaction that changes something; durable when the block has ended.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the database can't be reached, is locked or is full. A violated constraint comes as
+            SQLAlchemy's IntegrityError: only the caller knows what it means.
+        """
+        with self._translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Run a transaction that only reads; raises `LedgerUnavailable`."""
+        with self._translated(), self.engine.connect().execution_options(ledger_begin="BEGIN") as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            raise LedgerUnavailable(f"ledger database: {str(cause).strip().splitlines()[0]}") from error
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=8, max_overflow=64, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+    engine = create_engine(
+        url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own BEGIN comes too late and takes no write lock; ours is below.
+        connection.isolation_level = None
+        for pragma in _PRAGMAS:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing at commit.
+        connection.exec_driver_sql(connection.get_execution_options().get("ledger_begin", "BEGIN IMMEDIATE"))
+
+    return engine
+
+
+def record_event(
+    connection: Connection,
+    table: Table,
+    row_id: int,
+    *,
+    at: float,
+    event_name: str,
+    from_state: str | None,
+    to_state: str,
+    reason: str | None = None,
+) -> None:
+    """Append to the audit of changes."""
+    connection.execute(
+        insert(schema.event),
+        {
+            "at": at,
+            "subject": table.name,
+            "subject_id": row_id,
+            "from_state": from_state,
+            "to_state": to_state,
+            "event": event_name,
+            "reason": cut(reason),
+        },
+    )
+
+
+def change_state(
+    connection: Connection,
+    table: Table,
+    row_id: int,
+    transitions: Transitions[State],
+    states: type[State],
+    event_name: str,
+    *,
+    at: float,
+    reason: str | None = None,
+    **columns: Any,
+) -> State:
+    """Apply `event_name` to one row and write it to the audit.
+
+    The update names the state that it leaves, so of two processes only one makes the change.
+
+    Raises
+    ------
+    IllegalTransition
+        If the state of the row knows no such event, another process was first, or there is no such row.
+    """
+    current = connection.scalar(select(table.c.state).where(table.c.id == row_id))
+    if current is None:
+        raise IllegalTransition(f"no {table.name} {row_id}")
+    before = states(current)
+    after = advance(transitions, before, event_name)
+    changed = connection.execute(
+        update(table)
+        .where(table.c.id == row_id, table.c.state == before.value)
+        .values(state=after.value, reason=cut(reason), **columns)
+    )
+    if changed.rowcount != 1:
+        raise IllegalTransition(f"{table.name} {row_id} left {before.value} in another process")
+    record_event(
+        connection,
+        table,
+        row_id,
+        at=at,
+        event_name=event_name,
+        from_state=before.value,
+        to_state=after.value,
+        reason=reason,
+    )
+    return after
+
+
+def cut(reason: str | None) -> str | None:
+    """Return `reason` as it fits its column."""
+    return None if reason is None else reason[:1024]
+
+
+def check_reachable(database: Database) -> None:
+    """Raise `LedgerUnavailable` unless the database answers."""
+    with database.read() as connection:
+        connection.execute(text("SELECT 1"))

@@ -1,0 +1,349 @@
+"""The ledger of deliveries: what each destination is to get, what it answered, and when to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from dicom_node.errors import IllegalTransition, OperationRefused
+from dicom_node.ledger.database import Database, change_state, cut
+from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance
+from dicom_node.states import DEAD_LETTERS, DELIVERY, DeliveryState, ItemState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One arrival on its way to one destination."""
+
+    delivery_id: int
+    arrival_id: int
+    destination: str
+    state: DeliveryState
+    attempts: int
+    created_at: float
+    next_attempt_at: float
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingObject:
+    """An instance that a delivery still has to send; `key` names its file in the instance store."""
+
+    instance_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    key: str
+    dataset_offset: int
+    in_doubt: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryLine:
+    """A delivery as the queue shows it."""
+
+    delivery_id: int
+    destination: str
+    state: DeliveryState
+    attempts: int
+    study_instance_uid: str
+    series_instance_uid: str
+    generation: int
+    route: str | None
+    sent: int
+    refused: int
+    pending: int
+    created_at: float
+    next_attempt_at: float
+    reason: str | None
+
+
+class DeliveryLedger:
+    """The side of the ledger that delivers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, delivery_id: int) -> Delivery:
+        """Return one delivery; IllegalTransition if there is none."""
+        with self._database.read() as connection:
+            row = connection.execute(select(delivery).where(delivery.c.id == delivery_id)).one_or_none()
+        if row is None:
+            raise IllegalTransition(f"no delivery {delivery_id}")
+        return _delivery(row)
+
+    def due(self) -> list[Delivery]:
+        """Return the pending deliveries whose time has come, the longest waiting first."""
+        query = (
+            select(delivery)
+            .where(delivery.c.state == DeliveryState.PENDING.value, delivery.c.next_attempt_at <= self._database.now())
+            .order_by(delivery.c.next_attempt_at, delivery.c.id)
+        )
+        return self._all(query)
+
+    def in_state(self, *states: DeliveryState) -> list[Delivery]:
+        """Return the deliveries in any of `states`, oldest first."""
+        return self._all(
+            select(delivery).where(delivery.c.state.in_([s.value for s in states])).order_by(delivery.c.id)
+        )
+
+    def _all(self, query: Any) -> list[Delivery]:
+        with self._database.read() as connection:
+            return [_delivery(row) for row in connection.execute(query)]
+
+    def begin(self, delivery_id: int, attempt: int) -> None:
+        """Take a delivery into work for the workflow that makes its attempt number `attempt`, from 0.
+
+        Raises
+        ------
+        IllegalTransition
+            If it is not to be sent (held, sent, refused ...), or another workflow makes a later attempt.
+        """
+        with self._database.write() as connection:
+            taken = connection.execute(
+                update(delivery)
+                .where(
+                    delivery.c.id == delivery_id,
+                    delivery.c.state == DeliveryState.PENDING.value,
+                    delivery.c.attempts == attempt,
+                )
+                .values(attempts=attempt + 1)
+            ).rowcount
+            if not taken:
+                # The same workflow goes on after a crash: then the attempt is counted already.
+                counted = connection.scalar(select(delivery.c.attempts).where(delivery.c.id == delivery_id))
+                if counted != attempt + 1:
+                    raise IllegalTransition(f"delivery {delivery_id} is past attempt {attempt}")
+            change_state(connection, delivery, delivery_id, DELIVERY, DeliveryState, "begin", at=self._database.now())
+
+    def pending_objects(self, delivery_id: int) -> list[PendingObject]:
+        """Return what is left to send, in the order of reception, originals first."""
+        query = (
+            select(
+                instance.c.id,
+                instance.c.sop_class_uid,
+                instance.c.sop_instance_uid,
+                instance.c.transfer_syntax_uid,
+                instance.c.key,
+                instance.c.dataset_offset,
+                delivery_item.c.in_doubt,
+            )
+            .join(delivery_item, delivery_item.c.instance_id == instance.c.id)
+            .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
+            .order_by(instance.c.id)
+        )
+        with self._database.read() as connection:
+            return [
+                PendingObject(
+                    instance_id=row.id,
+                    sop_class_uid=row.sop_class_uid,
+                    sop_instance_uid=row.sop_instance_uid,
+                    transfer_syntax_uid=row.transfer_syntax_uid,
+                    key=row.key,
+                    dataset_offset=row.dataset_offset,
+                    in_doubt=row.in_doubt,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def record_item(
+        self,
+        delivery_id: int,
+        instance_id: int,
+        state: ItemState,
+        *,
+        status: int | None,
+        reason: str | None,
+        in_doubt: bool = False,
+    ) -> None:
+        """Write what the destination answered for one instance; `in_doubt` if it may have it without having answered."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(delivery_item)
+                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id == instance_id)
+                .values(
+                    state=state.value, status=status, reason=cut(reason), in_doubt=in_doubt, at=self._database.now()
+                )
+            )
+
+    def settle(self, delivery_id: int, *, failure: str | None, retry_in_s: float | None) -> DeliveryState:
+        """End an attempt: sent, refused, or pending again.
+
+        Parameters
+        ----------
+        failure
+            Why something is left to send; None if nothing is.
+        retry_in_s
+            Delay before the next attempt where something is left to send; None gives the delivery up.
+
+        Returns
+        -------
+        The state that the delivery has now.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            count = _item_counts(connection, delivery_id)
+            if not count[ItemState.PENDING]:
+                if not count[ItemState.REFUSED]:
+                    return self._end(connection, delivery_id, "succeed", now, None)
+                return self._end(connection, delivery_id, "refuse", now, _first_refusal(connection, delivery_id))
+            state = change_state(
+                connection,
+                delivery,
+                delivery_id,
+                DELIVERY,
+                DeliveryState,
+                "retry",
+                at=now,
+                reason=failure,
+                next_attempt_at=now + (retry_in_s or 0.0),
+            )
+            if retry_in_s is None:
+                return self._end(connection, delivery_id, "abandon", now, failure)
+            return state
+
+    def refuse(self, delivery_id: int, reason: str) -> DeliveryState:
+        """End an attempt that the destination refused as a whole: what is left becomes a dead letter."""
+        now = self._database.now()
+        with self._database.write() as connection:
+            connection.execute(
+                update(delivery_item)
+                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
+                .values(state=ItemState.REFUSED.value, reason=cut(reason), at=now)
+            )
+            return self._end(connection, delivery_id, "refuse", now, reason)
+
+    def _end(
+        self, connection: Connection, delivery_id: int, event_name: str, now: float, reason: str | None
+    ) -> DeliveryState:
+        return change_state(
+            connection,
+            delivery,
+            delivery_id,
+            DELIVERY,
+            DeliveryState,
+            event_name,
+            at=now,
+            reason=reason,
+            finished_at=now,
+        )
+
+    def requeue(self, delivery_id: int, reason: str) -> None:
+        """Send what a delivery has not delivered yet, now (the operator's `queue retry`).
+
+        Raises
+        ------
+        OperationRefused
+            If there is no such delivery, or it is in work or done.
+        """
+        now = self._database.now()
+        try:
+            with self._database.write() as connection:
+                connection.execute(
+                    update(delivery_item)
+                    .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.REFUSED.value)
+                    .values(state=ItemState.PENDING.value)
+                )
+                change_state(
+                    connection, delivery, delivery_id, DELIVERY, DeliveryState, "requeue", at=now, reason=reason
+                )
+                # `created_at` starts anew: the maximum age counts from the operator's word.
+                connection.execute(
+                    update(delivery)
+                    .where(delivery.c.id == delivery_id)
+                    .values(next_attempt_at=now, created_at=now, finished_at=None, attempts=delivery.c.attempts + 1)
+                )
+        except IllegalTransition as error:
+            raise OperationRefused(
+                f"delivery {delivery_id} can't be retried: {error}; `dicom-node queue list` shows which can"
+            ) from error
+
+    def lines(
+        self, *, states: Sequence[DeliveryState] | None = None, destination: str | None = None
+    ) -> list[DeliveryLine]:
+        """Return deliveries for people to read, oldest first."""
+
+        def counted(state: ItemState) -> Any:
+            return (
+                select(func.count())
+                .where(delivery_item.c.delivery_id == delivery.c.id, delivery_item.c.state == state.value)
+                .scalar_subquery()
+                .label(state.value)
+            )
+
+        query = select(
+            delivery,
+            arrival.c.study_instance_uid,
+            arrival.c.series_instance_uid,
+            arrival.c.generation,
+            arrival.c.route,
+            counted(ItemState.SENT),
+            counted(ItemState.REFUSED),
+            counted(ItemState.PENDING).label("left"),
+        ).join(arrival, delivery.c.arrival_id == arrival.c.id)
+        if states is not None:
+            query = query.where(delivery.c.state.in_([s.value for s in states]))
+        if destination is not None:
+            query = query.where(delivery.c.destination == destination)
+        with self._database.read() as connection:
+            return [_line(row) for row in connection.execute(query.order_by(delivery.c.id))]
+
+    def dead_letters(self) -> list[DeliveryLine]:
+        """Return the deliveries that nobody tries any more."""
+        return self.lines(states=sorted(DEAD_LETTERS))
+
+
+def _item_counts(connection: Connection, delivery_id: int) -> dict[ItemState, int]:
+    rows = connection.execute(
+        select(delivery_item.c.state, func.count())
+        .where(delivery_item.c.delivery_id == delivery_id)
+        .group_by(delivery_item.c.state)
+    ).all()
+    counts = dict.fromkeys(ItemState, 0)
+    counts.update({ItemState(state): number for state, number in rows})
+    return counts
+
+
+def _first_refusal(connection: Connection, delivery_id: int) -> str:
+    reason = connection.scalar(
+        select(delivery_item.c.reason)
+        .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.REFUSED.value)
+        .order_by(delivery_item.c.instance_id)
+        .limit(1)
+    )
+    return reason or "refused by the destination"
+
+
+def _delivery(row: Row[Any]) -> Delivery:
+    return Delivery(
+        delivery_id=row.id,
+        arrival_id=row.arrival_id,
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        created_at=row.created_at,
+        next_attempt_at=row.next_attempt_at,
+        reason=row.reason,
+    )
+
+
+def _line(row: Row[Any]) -> DeliveryLine:
+    return DeliveryLine(
+        delivery_id=row.id,
+        destination=row.destination,
+        state=DeliveryState(row.state),
+        attempts=row.attempts,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        generation=row.generation,
+        route=row.route,
+        sent=row.sent,
+        refused=row.refused,
+        pending=row.left,
+        created_at=row.created_at,
+        next_attempt_at=row.next_attempt_at,
+        reason=row.reason,
+    )

@@ -1,0 +1,261 @@
+"""Opens a stored Part 10 file: its attributes as they were received, and where its pixel data lies.
+
+Attribute values stay the bytes that they are in the file until somebody asks for one, so that whatever is not
+changed can be written back exactly; pixel data is located and never loaded.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import data_element_generator, read_dataset, read_preamble
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pydicom.valuerep import VR
+
+from dicom_node.errors import UnsupportedPixels
+
+PIXEL_DATA: Final = Tag(0x7FE0, 0x0010)
+OFFSET_TABLES: Final = (Tag(0x7FE0, 0x0001), Tag(0x7FE0, 0x0002), Tag(0x7FE0, 0x0003))
+
+MAX_INFLATED_BYTES: Final = 2**31
+"""A deflated data set that grows beyond this is refused: some thousand bytes can deflate to a full disk."""
+
+UNREADABLE: Final = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, EOFError, AssertionError,
+    RecursionError, MemoryError, OverflowError, RuntimeError, ImportError, StopIteration, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom and its codec plugins raise on data sets that are broken; OSError is trouble of this machine."""
+
+_LONG_VRS: Final = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+_UNDEFINED: Final = 0xFFFFFFFF
+_CHUNK: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelDataElement:
+    """Where the value of Pixel Data (7FE0,0010), or of another element of its group, lies.
+
+    Attributes
+    ----------
+    stream
+        A seekable stream that holds the value; closed together with the file that it came from.
+    offset, length
+        First byte and number of bytes of the value; items and delimiter included when encapsulated.
+    encapsulated
+        True when the length was undefined, which only encapsulated pixel data has (PS3.5 A.4).
+    vr
+        ``OB`` or ``OW``; ``OW`` for implicit VR (PS3.5 A.1).
+    """
+
+    stream: BinaryIO
+    offset: int
+    length: int
+    encapsulated: bool
+    vr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part10File:
+    """An open Part 10 file.
+
+    Attributes
+    ----------
+    header
+        Every attribute but those of group 7FE0, values unconverted, with `file_meta`.
+    transfer_syntax_uid
+        From the file meta information, or found out from the first bytes where that is missing.
+    bulk
+        Where the elements of group 7FE0 lie: Pixel Data, its float forms, offset tables.
+    """
+
+    header: Dataset
+    transfer_syntax_uid: UID
+    bulk: Mapping[BaseTag, PixelDataElement]
+
+    @property
+    def pixel_data(self) -> PixelDataElement | None:
+        """Where Pixel Data lies; None when there is none."""
+        return self.bulk.get(PIXEL_DATA)
+
+
+@contextmanager
+def open_part10(path: Path, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Iterator[Part10File]:
+    """Open `path` for reading; memory stays bounded by what is not pixel data.
+
+    Raises
+    ------
+    UnsupportedPixels
+        If the data set is truncated or can't be parsed, or inflates beyond `max_inflated_bytes`.
+    OSError
+        If the file can't be read.
+    """
+    with path.open("rb") as file:
+        with readable("the data set"):
+            file_meta = _read_file_meta(file)
+            syntax = UID(str(file_meta.get("TransferSyntaxUID", "")) or _guess_transfer_syntax(file))
+        if syntax != DeflatedExplicitVRLittleEndian:
+            with readable("the data set"):
+                part10 = _read_data_set(file, syntax, file_meta)
+            yield part10
+            return
+        with tempfile.TemporaryFile() as inflated:
+            with readable("the data set"):
+                _inflate(file, cast(BinaryIO, inflated), max_inflated_bytes)
+                part10 = _read_data_set(cast(BinaryIO, inflated), syntax, file_meta)
+            yield part10
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn whatever parsers and codecs raise on broken input into UnsupportedPixels, with a plain sentence."""
+    try:
+        yield
+    except (*UNREADABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            # pydicom raises bare OSErrors too; one with a number comes from the disk.
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedPixels(f"{what} can't be read: {first_line}") from error
+
+
+def detached_view(ds: Dataset) -> Dataset:
+    """Return a data set with the same attributes, so that reading values leaves the unconverted ones of `ds` alone.
+
+    pydicom replaces an element's bytes by its Python value on first access; a value that was only looked at would
+    then be written anew, with other padding.
+    """
+    view = Dataset({tag: ds.get_item(tag) for tag in ds.keys()})  # noqa: SIM118
+    implicit, little = ds.original_encoding
+    view.set_original_encoding(implicit, little, ds.original_character_set)
+    if hasattr(ds, "file_meta"):
+        view.file_meta = ds.file_meta
+    return view
+
+
+def _read_file_meta(file: BinaryIO) -> FileMetaDataset:
+    # `force`: an object without preamble is read like any other.
+    read_preamble(file, True)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    return FileMetaDataset(meta)
+
+
+def _guess_transfer_syntax(file: BinaryIO) -> str:
+    if not _starts_explicit(file):
+        return str(ImplicitVRLittleEndian)
+    start = file.tell()
+    head = file.read(6)
+    file.seek(start)
+    # Group 0008 of a big endian data set reads as 0800 here.
+    return str(ExplicitVRBigEndian if struct.unpack("<H", head[:2])[0] >= 0x0100 else ExplicitVRLittleEndian)
+
+
+def _starts_explicit(stream: BinaryIO) -> bool:
+    start = stream.tell()
+    head = stream.read(6)
+    stream.seek(start)
+    return len(head) < 6 or head[4:6].decode("latin-1") in VR.__members__
+
+
+def _inflate(source: BinaryIO, target: BinaryIO, limit: int) -> None:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    written, pending = 0, source.read(_CHUNK)
+    while pending and not inflater.eof:
+        chunk = inflater.decompress(pending, _CHUNK)
+        written += len(chunk)
+        if written > limit:
+            raise ValueError(f"it inflates beyond {limit} bytes")
+        target.write(chunk)
+        pending = inflater.unconsumed_tail or source.read(_CHUNK)
+    target.write(inflater.flush())
+    if not inflater.eof:
+        raise EOFError("the deflated stream is cut off")
+    target.seek(0)
+
+
+def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) -> Part10File:
+    little = syntax != ExplicitVRBigEndian
+    # Some senders name one VR encoding and use the other; the bytes decide.
+    implicit = little and not _starts_explicit(stream)
+    elements: dict[BaseTag, RawDataElement | DataElement] = {}
+    bulk: dict[BaseTag, PixelDataElement] = {}
+    while True:
+        # Within group 7FE0 the generator stops before each element without reading it.
+        generator = data_element_generator(
+            stream, implicit, little, stop_when=lambda tag, _vr, _length: tag.group == PIXEL_DATA.group
+        )
+        elements.update((element.tag, element) for element in generator)
+        located = _locate_element(stream, implicit=implicit, little=little)
+        if located is None:
+            break
+        bulk[located[0]] = located[1]
+    # What pydicom itself takes for the character set of a data set that it read; where it finds another one at writing,
+    # it converts every element.
+    charset = Dataset(elements).get("SpecificCharacterSet")
+    encoding = default_encoding if charset is None else convert_encodings(charset)
+    header = Dataset(elements)
+    header.set_original_encoding(implicit, little, encoding)
+    header.file_meta = file_meta
+    return Part10File(header=header, transfer_syntax_uid=syntax, bulk=bulk)
+
+
+def _locate_element(stream: BinaryIO, *, implicit: bool, little: bool) -> tuple[BaseTag, PixelDataElement] | None:
+    """Return tag and place of the element that starts here and leave the stream after it; None at the end."""
+    order = "<" if little else ">"
+    head = stream.read(8)
+    if not head:
+        return None
+    group, number = struct.unpack(order + "HH", head[:4])
+    vr = "OW"
+    if implicit:
+        (length,) = struct.unpack(order + "L", head[4:])
+    elif head[4:6] in _LONG_VRS:
+        vr = head[4:6].decode("ascii")
+        (length,) = struct.unpack(order + "L", stream.read(4))
+    else:
+        vr = head[4:6].decode("ascii")
+        (length,) = struct.unpack(order + "H", head[6:])
+    offset = stream.tell()
+    encapsulated = length == _UNDEFINED
+    if encapsulated:
+        _skip_items(stream, order)
+    else:
+        stream.seek(length, 1)
+    end = stream.tell()
+    size = stream.seek(0, 2)
+    if end > size:
+        raise EOFError(f"element ({group:04X},{number:04X}) is cut off after {size - offset} of {length} bytes")
+    stream.seek(end)
+    element = PixelDataElement(stream=stream, offset=offset, length=end - offset, encapsulated=encapsulated, vr=vr)
+    return Tag(group, number), element
+
+
+def _skip_items(stream: BinaryIO, order: str) -> None:
+    while True:
+        head = stream.read(8)
+        if len(head) < 8:
+            raise EOFError("the items of Pixel Data are cut off")
+        group, number, length = struct.unpack(order + "HHL", head)
+        if (group, number) == (0xFFFE, 0xE0DD):
+            return
+        if (group, number) != (0xFFFE, 0xE000) or length == _UNDEFINED:
+            raise ValueError(f"({group:04X},{number:04X}) stands in the place of an item of Pixel Data")
+        stream.seek(length, 1)

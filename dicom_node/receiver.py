@@ -1,0 +1,178 @@
+"""The receiver: listens, and serves every association in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from config.settings import Settings
+from dicom_node.admission import Admission, Admitted
+from dicom_node.association_policy import choose_transfer_syntax
+from dicom_node.group_commit import GroupCommit
+from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.storage_scp import AssociationOutcome, StorageScp
+from dicom_node.upper_layer import AssociationRequest, NegotiationFailed, Rejection, accept_association
+
+log = logging.getLogger(__name__)
+
+_CONNECTIONS_BEYOND_ASSOCIATIONS: Final = 32
+"""Threads for connections that are still negotiating, or are told that there are too many associations."""
+
+_JOIN_S: Final = 10.0
+
+
+class Receiver:
+    """Storage SCP and Verification SCP of the node.
+
+    Parameters
+    ----------
+    settings
+        `node`, `receiver` and `sources` are used; port 0 takes any free port.
+    store, ledger
+        Where objects become durable; shared by all associations.
+    """
+
+    def __init__(self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger) -> None:
+        self._settings = settings
+        self._store = store
+        self._ledger = ledger
+        self._recorder = GroupCommit(ledger)
+        self._admission = Admission(settings, store, ledger)
+        self._lock = threading.Lock()
+        self._connections: set[threading.Thread] = set()
+        self._serving: set[StorageScp] = set()
+        self._is_closed = False
+        self._listener: socket.socket | None = None
+        self._accepting: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that the receiver listens on."""
+        if self._listener is None:
+            raise RuntimeError("the receiver is not started")
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    @property
+    def associations(self) -> int:
+        """The number of associations that are open."""
+        return self._admission.associations
+
+    def start(self) -> None:
+        """Listen at `node.bind` and `node.port`; OSError if the port is taken or the address is not ours."""
+        node = self._settings.node
+        family = socket.AF_INET6 if ":" in node.bind else socket.AF_INET
+        self._listener = socket.create_server((node.bind, node.port), family=family, backlog=128)
+        self._accepting = threading.Thread(target=self._accept, args=(self._listener,), name="receiver", daemon=True)
+        self._accepting.start()
+        log.info("Receiver listens", extra={"ae_title": node.ae_title, "bind": node.bind, "port": self.port})
+
+    def stop(self, drain_s: float) -> None:
+        """Reject new associations, give those in progress `drain_s` seconds to end, abort the rest, and return."""
+        self._admission.stop()
+        deadline = time.monotonic() + drain_s
+        while self.associations and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._is_closed = True
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                # Wakes the accepting thread, which a close alone would leave in accept().
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        with self._lock:
+            serving, connections = set(self._serving), set(self._connections)
+        for service in serving:
+            service.interrupt()
+        deadline = time.monotonic() + _JOIN_S
+        for thread in (*connections, *([self._accepting] if self._accepting else [])):
+            thread.join(timeout=max(deadline - time.monotonic(), 0.1))
+        log.info("Receiver stopped", extra={"aborted_associations": len(serving)})
+
+    def _accept(self, listener: socket.socket) -> None:
+        limit = self._settings.receiver.max_associations + _CONNECTIONS_BEYOND_ASSOCIATIONS
+        while True:
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if self._is_closed:
+                    return
+                # Out of file descriptors, or a connection that was gone before we took it: go on a little later.
+                log.warning("A connection could not be accepted", extra={"error": str(error)})
+                time.sleep(0.1)
+                continue
+            with self._lock:
+                self._connections = {thread for thread in self._connections if thread.is_alive()}
+                is_full = len(self._connections) >= limit
+                if not is_full:
+                    thread = threading.Thread(target=self._serve, args=(sock,), name="association", daemon=True)
+                    thread.start()
+                    self._connections.add(thread)
+            if is_full:
+                # An A-ASSOCIATE-RJ takes a thread until the request has come; so many get none.
+                log.warning("Connection closed, too many are open", extra={"host": address[0], "limit": limit})
+                sock.close()
+
+    def _serve(self, sock: socket.socket) -> None:
+        admitted: Admitted | None = None
+        outcome, acknowledged = AssociationOutcome.LOST, 0
+
+        def judge(request: AssociationRequest) -> Rejection | None:
+            nonlocal admitted
+            answer = self._admission.admit(request)
+            if isinstance(answer, Rejection):
+                return answer
+            admitted = answer
+            return None
+
+        limits = self._settings.receiver
+        try:
+            association = accept_association(
+                sock,
+                judge=judge,
+                choose_transfer_syntax=choose_transfer_syntax,
+                ae_title=self._settings.node.ae_title,
+                max_pdu_bytes=limits.max_pdu_bytes,
+                acse_timeout_s=limits.acse_timeout_s,
+                network_timeout_s=limits.network_timeout_s,
+            )
+            assert admitted is not None
+            service = StorageScp(
+                association,
+                association_id=admitted.association_id,
+                store=self._store,
+                ledger=self._ledger,
+                recorder=self._recorder,
+                max_object_bytes=limits.max_object_mb * 1_000_000,
+                min_free_bytes=limits.min_free_mb << 20,
+            )
+            with self._registered(service):
+                outcome = service.run()
+                acknowledged = service.acknowledged
+        except NegotiationFailed as error:
+            log.info("No association", extra={"reason": str(error)})
+        except Exception:
+            # The top of this thread: whatever one peer brings about must not reach the others.
+            log.exception("An association ended by an unforeseen error")
+        finally:
+            sock.close()
+            if admitted is not None:
+                self._admission.end(admitted, outcome.value, acknowledged)
+
+    @contextlib.contextmanager
+    def _registered(self, service: StorageScp) -> Iterator[None]:
+        with self._lock:
+            self._serving.add(service)
+            is_late = self._is_closed
+        if is_late:
+            service.interrupt()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._serving.discard(service)

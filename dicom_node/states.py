@@ -1,0 +1,95 @@
+"""The states of instances, arrivals and deliveries, and the only changes between them, as data."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import TypeVar
+
+from dicom_node.errors import IllegalTransition
+
+
+class InstanceState(enum.StrEnum):
+    """Where the object of a SOP instance is."""
+
+    STORED = "stored"
+    PURGED = "purged"
+    QUARANTINED = "quarantined"
+
+
+class ArrivalState(enum.StrEnum):
+    """How far one generation of a series is."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    ENHANCING = "enhancing"
+    ENHANCED = "enhanced"
+    PASSED_THROUGH = "passed_through"
+
+
+class DeliveryState(enum.StrEnum):
+    """How far the delivery of an arrival to one destination is."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    SENT = "sent"
+    COMMITTING = "committing"
+    COMMITTED = "committed"
+    REFUSED = "refused"
+    HELD = "held"
+    ABANDONED = "abandoned"
+
+
+class ItemState(enum.StrEnum):
+    """What became of one instance of a delivery."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    REFUSED = "refused"
+
+
+State = TypeVar("State", InstanceState, ArrivalState, DeliveryState)
+Transitions = Mapping[tuple[State, str], State]
+
+INSTANCE: Transitions[InstanceState] = {
+    (InstanceState.STORED, "purge"): InstanceState.PURGED,
+    (InstanceState.STORED, "quarantine"): InstanceState.QUARANTINED,
+}
+ARRIVAL: Transitions[ArrivalState] = {
+    (ArrivalState.OPEN, "complete"): ArrivalState.COMPLETE,
+    (ArrivalState.COMPLETE, "begin"): ArrivalState.ENHANCING,
+    # A worker died on the way and the workflow runs again from its last finished step.
+    (ArrivalState.ENHANCING, "begin"): ArrivalState.ENHANCING,
+    (ArrivalState.ENHANCING, "finish"): ArrivalState.ENHANCED,
+    (ArrivalState.ENHANCING, "pass_through"): ArrivalState.PASSED_THROUGH,
+    # The route's deadline passed before a worker came to it.
+    (ArrivalState.COMPLETE, "pass_through"): ArrivalState.PASSED_THROUGH,
+}
+DELIVERY: Transitions[DeliveryState] = {
+    (DeliveryState.PENDING, "begin"): DeliveryState.SENDING,
+    (DeliveryState.SENDING, "begin"): DeliveryState.SENDING,
+    (DeliveryState.SENDING, "succeed"): DeliveryState.SENT,
+    (DeliveryState.SENDING, "retry"): DeliveryState.PENDING,
+    (DeliveryState.SENDING, "refuse"): DeliveryState.REFUSED,
+    (DeliveryState.SENDING, "hold"): DeliveryState.HELD,
+    (DeliveryState.PENDING, "hold"): DeliveryState.HELD,
+    (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
+    (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
+    (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
+    # The operator's `queue retry`.
+    (DeliveryState.REFUSED, "requeue"): DeliveryState.PENDING,
+    (DeliveryState.ABANDONED, "requeue"): DeliveryState.PENDING,
+    (DeliveryState.HELD, "requeue"): DeliveryState.PENDING,
+    (DeliveryState.PENDING, "requeue"): DeliveryState.PENDING,
+}
+
+DELIVERED = frozenset({DeliveryState.SENT, DeliveryState.COMMITTING, DeliveryState.COMMITTED})
+DEAD_LETTERS = frozenset({DeliveryState.REFUSED, DeliveryState.ABANDONED})
+
+
+def advance(transitions: Transitions[State], state: State, event: str) -> State:
+    """Return the state that `event` leads to from `state`; IllegalTransition if there is none."""
+    try:
+        return transitions[state, event]
+    except KeyError:
+        raise IllegalTransition(f"{type(state).__name__} {state.value} has no event {event!r}") from None

@@ -1,0 +1,295 @@
+"""Verification and Storage on one association: every request answered, every object durable before its success.
+
+The order of a C-STORE: the data set goes to a file as it comes; its header is compared with the command; the file is
+synced, renamed into place, its folder synced; the ledger commits its row; then, and only then, 0000.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from dicom_node.command_set import CommandField, CommandSet, build_response
+from dicom_node.data_phase import (
+    SERVICE_USER,
+    ConnectionLost,
+    DataPhaseError,
+    PeerAborted,
+    ProtocolViolation,
+    ReleaseRequested,
+)
+from dicom_node.dataset_header import DatasetHeader, scan_header
+from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
+from dicom_node.group_commit import GroupCommit
+from dicom_node.instance_store import IncomingObject, InstanceStore
+from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.upper_layer import VERIFICATION, AcceptedAssociation, AcceptedContext
+
+log = logging.getLogger(__name__)
+
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
+UNRECOGNIZED_OPERATION: Final = 0x0211
+
+STATUS_BY_ERROR: Final[Mapping[type[Exception], int]] = {
+    OutOfResources: OutOfResources.status,
+    LedgerUnavailable: OutOfResources.status,
+    DatasetMismatch: DatasetMismatch.status,
+    UnparsableDataset: UnparsableDataset.status,
+}
+"""C-STORE status for each error of receiving (PS3.4 B.2.3); everything else is PROCESSING_FAILURE (PS3.7 Annex C)."""
+
+_HEADER_BYTES: Final = 32_768
+"""What is looked at first for the header; only where that is too short the whole file is mapped."""
+
+
+class AssociationOutcome(enum.StrEnum):
+    """How an association ended, as the ledger knows it."""
+
+    RELEASED = "released"
+    ABORTED = "aborted"
+    LOST = "lost"
+
+
+def status_for(error: Exception) -> tuple[int, str]:
+    """Return C-STORE status and Error Comment for what kept an object from being stored."""
+    for kind, status in STATUS_BY_ERROR.items():
+        if isinstance(error, kind):
+            return status, str(error)
+    # Of something unforeseen the peer learns no more than that: its message may hold paths or values.
+    return PROCESSING_FAILURE, "processing failure"
+
+
+class StorageScp:
+    """Serves one association to its end.
+
+    Parameters
+    ----------
+    association_id
+        Of the association in the ledger.
+    recorder
+        Commits received objects to `ledger`, those of several associations together.
+    max_object_bytes
+        A longer data set is read to its end, dropped, and answered A700.
+    min_free_bytes
+        Objects that come while less is free are answered A700.
+    """
+
+    def __init__(
+        self,
+        association: AcceptedAssociation,
+        *,
+        association_id: int,
+        store: InstanceStore,
+        ledger: ReceptionLedger,
+        recorder: GroupCommit,
+        max_object_bytes: int,
+        min_free_bytes: int,
+    ) -> None:
+        self._association = association
+        self._association_id = association_id
+        self._store = store
+        self._ledger = ledger
+        self._recorder = recorder
+        self._max_object_bytes = max_object_bytes
+        self._min_free_bytes = min_free_bytes
+        self._facts = {
+            "association": association_id,
+            "calling_ae_title": association.request.calling_ae_title,
+            "host": association.request.host,
+        }
+        self.acknowledged = 0
+        """C-STORE requests that were answered with success."""
+
+    def run(self) -> AssociationOutcome:
+        """Answer requests until the association ends, end it by the standard, and return how it ended."""
+        phase = self._association.phase
+        log.info("Association accepted", extra=self._facts)
+        try:
+            while True:
+                self._answer(*phase.receive_command())
+        except ReleaseRequested:
+            outcome, reason = AssociationOutcome.RELEASED, ""
+            phase.confirm_release()
+        except PeerAborted as error:
+            outcome, reason = AssociationOutcome.ABORTED, str(error)
+            phase.close()
+        except ConnectionLost as error:
+            outcome, reason = AssociationOutcome.LOST, str(error)
+            phase.close()
+        except ProtocolViolation as error:
+            outcome, reason = AssociationOutcome.ABORTED, str(error)
+            phase.abort(error.source, error.reason)
+        except DataPhaseError as error:
+            outcome, reason = AssociationOutcome.ABORTED, str(error)
+            phase.abort()
+        except BaseException:
+            phase.abort()
+            raise
+        log.info(
+            "Association ended",
+            extra={**self._facts, "outcome": outcome.value, "reason": reason, "acknowledged": self.acknowledged},
+        )
+        return outcome
+
+    def interrupt(self) -> None:
+        """Make `run` abort the association soon; to be called by another thread."""
+        self._association.phase.interrupt()
+
+    def _answer(self, context_id: int, command: CommandSet) -> None:
+        phase = self._association.phase
+        context = self._association.contexts[context_id]
+        if command.command_field == CommandField.C_STORE_RQ and context.abstract_syntax != VERIFICATION:
+            status, comment = self._store_instance(context, command)
+            phase.send_message(context_id, build_response(command, status, comment))
+            return
+        if command.is_response:
+            raise ProtocolViolation("a response to nothing", source=SERVICE_USER, reason=0)
+        if command.has_data_set:
+            phase.receive_data_set(context_id, len)
+        if command.command_field == CommandField.C_CANCEL_RQ:
+            return
+        is_echo = command.command_field == CommandField.C_ECHO_RQ
+        phase.send_message(context_id, build_response(command, SUCCESS if is_echo else UNRECOGNIZED_OPERATION))
+
+    def _store_instance(self, context: AcceptedContext, command: CommandSet) -> tuple[int, str]:
+        """Receive the data set and store it; returns status and Error Comment, whatever went wrong."""
+        reception = _Reception(self._max_object_bytes)
+        try:
+            reception.attempt(lambda: self._begin(context, command, reception))
+            if command.has_data_set:
+                self._association.phase.receive_data_set(context.context_id, reception.write)
+            reception.attempt(lambda: self._conclude(context, command, reception))
+        finally:
+            reception.drop()
+        facts = {**self._facts, "sop_instance_uid": command.sop_instance_uid, "sop_class_uid": command.sop_class_uid}
+        if reception.error is None:
+            self.acknowledged += 1
+            log.info("Stored instance", extra={**facts, "bytes": reception.bytes})
+            return SUCCESS, ""
+        status, comment = status_for(reception.error)
+        if status == PROCESSING_FAILURE:
+            log.error("Instance not stored, unforeseen error", extra=facts, exc_info=reception.error)
+        else:
+            log.warning("Instance not stored", extra={**facts, "status": f"{status:04X}", "reason": comment})
+        return status, comment
+
+    def _begin(self, context: AcceptedContext, command: CommandSet, reception: _Reception) -> None:
+        if not command.sop_class_uid or not command.sop_instance_uid:
+            raise DatasetMismatch("the command names no SOP class or no SOP instance")
+        if command.sop_class_uid != context.abstract_syntax:
+            raise DatasetMismatch("the command's SOP class is not that of the presentation context")
+        if not command.has_data_set:
+            raise DatasetMismatch("the command announces no data set")
+        if self._store.free_bytes() < self._min_free_bytes:
+            raise OutOfResources("disk watermark reached")
+        reception.incoming = self._store.create(
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            transfer_syntax_uid=context.transfer_syntax,
+            source_ae_title=self._association.request.calling_ae_title,
+        )
+
+    def _conclude(self, context: AcceptedContext, command: CommandSet, reception: _Reception) -> None:
+        incoming = reception.incoming
+        assert incoming is not None
+        try:
+            header = _read_header(incoming, context.transfer_syntax)
+        except UnparsableDataset as error:
+            self._quarantine(context, command, incoming, str(error))
+            raise
+        _compare(header, command)
+        stored = incoming.commit()
+        recorded = self._recorder.record(
+            ReceivedInstance(
+                association_id=self._association_id,
+                sop_class_uid=header.sop_class_uid,
+                sop_instance_uid=header.sop_instance_uid,
+                study_instance_uid=header.study_instance_uid,
+                series_instance_uid=header.series_instance_uid,
+                transfer_syntax_uid=context.transfer_syntax,
+                key=stored.key,
+                size=stored.size,
+                dataset_offset=stored.dataset_offset,
+                digest=stored.digest,
+            )
+        )
+        # If the ledger fails above, the file stays: the commit may have happened all the same, and a row without
+        # its file would be a loss, while a file without a row is found by comparing the two.
+        if recorded.outcome is RecordOutcome.DUPLICATE:
+            self._store.delete(stored.key)
+
+    def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
+        stored = self._store.quarantine(incoming, reason)
+        self._ledger.record_quarantined(
+            association_id=self._association_id,
+            key=stored.key,
+            size=stored.size,
+            dataset_offset=stored.dataset_offset,
+            digest=stored.digest,
+            reason=reason,
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            transfer_syntax_uid=context.transfer_syntax,
+        )
+
+
+class _Reception:
+    """An object on its way in: after the first error the rest of its message is still read, but dropped."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.incoming: IncomingObject | None = None
+        self.error: Exception | None = None
+        self.bytes = 0
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Run a step unless an earlier one failed; keep the error it raises."""
+        if self.error is None:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - one object's failure becomes its status, never the association's
+                self.error = error
+
+    def write(self, piece: memoryview) -> None:
+        """Take a piece of the data set."""
+        if self.error is not None:
+            return
+        assert self.incoming is not None
+        self.bytes += len(piece)
+        try:
+            if self.bytes > self._max_bytes:
+                raise OutOfResources(f"data set longer than {self._max_bytes >> 20} MB")
+            self.incoming.write(piece)
+        except Exception as error:  # noqa: BLE001 - as in `attempt`
+            self.error = error
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove what was written, unless it was committed."""
+        if self.incoming is not None:
+            self.incoming.discard()
+
+
+def _read_header(incoming: IncomingObject, transfer_syntax_uid: str) -> DatasetHeader:
+    beginning = incoming.read_beginning(_HEADER_BYTES)
+    is_whole = incoming.dataset_bytes <= len(beginning)
+    header = scan_header(beginning, transfer_syntax_uid, is_whole=is_whole)
+    if header is None:
+        # Large sequences or private elements before the Series Instance UID.
+        with incoming.mapped() as data_set:
+            header = scan_header(data_set, transfer_syntax_uid, is_whole=True)
+    assert header is not None
+    return header
+
+
+def _compare(header: DatasetHeader, command: CommandSet) -> None:
+    """Raise DatasetMismatch unless the data set is what the command announced, and names study and series."""
+    if header.sop_class_uid != command.sop_class_uid:
+        raise DatasetMismatch("the data set's SOP Class UID is not that of the command")
+    if header.sop_instance_uid != command.sop_instance_uid:
+        raise DatasetMismatch("the data set's SOP Instance UID is not that of the command")
+    if not header.study_instance_uid or not header.series_instance_uid:
+        raise DatasetMismatch("no Study Instance UID or no Series Instance UID")

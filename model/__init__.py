@@ -1,0 +1,1 @@
+"""The denoiser: noise law, ResNet-18 encoder with UNet decoder, inference and its guards."""

@@ -1,0 +1,1 @@
+"""Making of the weights: low-dose simulation, phantoms, training and evaluation."""

@@ -1,0 +1,83 @@
+"""Turn a checkpoint into published weights: safetensors and manifest."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from model.manifest import ARCHITECTURE, PUBLISHED
+
+DATA_STATEMENT = (
+    "Clean targets: chest radiographs of Hannover Medical School (COVID-19 Image Repository, CC BY 3.0, Winther et al. "
+    "2020, doi:10.6084/m9.figshare.12275009), 8-bit, reduced 4x; one cerebral angiography and one digitised mammogram "
+    "of the DICOM WG04 compression samples, reduced; procedural phantoms and dead leaves of this repository. Split by "
+    "patient. Held out whole: chest radiographs of children (Kermany et al. 2018, CC BY 4.0), a hip CR, a chest DX. "
+    "Low dose is simulated; there is no raw FOR PROCESSING data in training. Published images were not used with "
+    "their own noise as truth: the exposure is capped so that it stays below a third of the simulated noise."
+)
+
+
+def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any], half: bool) -> Path:
+    """Write ``name.safetensors`` and ``name.json`` into a folder, weights first; returns the manifest's path."""
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    settings = state["settings"]
+    kind = torch.float16 if half else torch.float32
+    tensors = {key: value.to(kind).contiguous() for key, value in state["average"].items()}
+    content = save_tensors(tensors, metadata={"architecture": ARCHITECTURE})
+    noise = settings["noise"]
+    manifest = {
+        "format": 1,
+        "name": name,
+        "file": f"{name}.safetensors",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "architecture": ARCHITECTURE,
+        "width": settings["width"],
+        "parameters": sum(value.numel() for value in tensors.values()),
+        "precision": "float16" if half else "float32",
+        "trained_for": {key: noise[key] for key in ("quanta", "kernel_fwhm_px", "structure", "sigma_error")},
+        "training": {
+            "steps": state["step"],
+            "gigapixels": round(state["pixels"] / 1e9, 3),
+            "elapsed_s": round(state["elapsed_s"]),
+            "settings": {key: value for key, value in settings.items() if key != "images"},
+        },
+        "data": DATA_STATEMENT,
+        "results": results,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / f"{name}.safetensors", content)
+    path = folder / f"{name}.json"
+    _write(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Publish; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m training.publish", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=Path("outputs/checkpoints/best_model.pth"))
+    parser.add_argument("--name", default="lite")
+    parser.add_argument("--folder", type=Path, default=PUBLISHED)
+    parser.add_argument("--results", type=Path, default=None, help="JSON of training.evaluate to keep in the manifest")
+    parser.add_argument("--float32", action="store_true", help="keep full precision")
+    options = parser.parse_args(arguments)
+    results = json.loads(options.results.read_text(encoding="utf-8")) if options.results else {}
+    path = publish(options.checkpoint, options.folder, name=options.name, results=results, half=not options.float32)
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

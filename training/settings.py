@@ -1,0 +1,121 @@
+"""The settings of a training run, read from TOML and checked as a whole."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class SettingsError(ValueError):
+    """A training settings file with faults; the text lists every one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """A folder (or one file) of high-dose radiographs, path relative to the data root.
+
+    ``reduce`` averages squares of pixels to lower the image's own noise; ``max_noise`` in nepers leaves out
+    noisier images; ``held_out`` uses the folder for validation alone.
+    """
+
+    name: str
+    folder: str
+    manifest: str = ""
+    relation: str = "display"
+    inverted: bool = False
+    span: float = 2.5
+    reduce: int = 4
+    max_noise: float = 0.03
+    held_out: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseRange:
+    """What the simulator draws from; ranges are ``(low, high)``.
+
+    ``quanta``: effective quanta per pixel at the median of the picture, log-uniform. ``electronic_quanta``: exposure
+    at which electronic and quantum variance are equal. ``sigma_error``: relative error of the assumed noise.
+    """
+
+    quanta: tuple[float, float] = (6.0, 3000.0)
+    electronic_quanta: tuple[float, float] = (2.0, 40.0)
+    structure: tuple[float, float] = (0.0, 0.02)
+    kernel_fwhm_px: tuple[float, float] = (0.0, 3.5)
+    anisotropy: float = 0.1
+    white_fraction: tuple[float, float] = (0.0, 0.5)
+    white_share: float = 0.12
+    line_noise: tuple[float, float] = (0.0, 0.1)
+    gain_map: float = 0.15
+    quantisation_sigma: tuple[float, float] = (0.003, 0.7)
+    presentation_share: float = 0.3
+    unsharp_gain: tuple[float, float] = (0.0, 3.0)
+    sigma_error: float = 0.15
+    own_noise_ratio: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Everything that determines a run besides the machine's speed."""
+
+    name: str = "lite"
+    width: int = 32
+    seed: int = 1
+    batch: int = 16
+    patch: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    ema: float = 0.999
+    l1_share: float = 0.6
+    bfloat16: bool = True
+    validation_patients: float = 0.12
+    checkpoint_every_s: float = 120.0
+    validate_every_s: float = 300.0
+    share_radiographs: float = 0.5
+    share_phantoms: float = 0.3
+    phantoms: int = 60
+    dead_leaves: int = 60
+    noise: NoiseRange = field(default_factory=NoiseRange)
+    images: tuple[ImageFolder, ...] = ()
+
+
+def load_settings(path: Path) -> TrainingSettings:
+    """Read and check a settings file.
+
+    Raises
+    ------
+    SettingsError
+        With every unknown key and every wrong type at once.
+    """
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    faults: list[str] = []
+    noise = _build(NoiseRange, raw.pop("noise", {}), "noise", faults)
+    images = tuple(
+        _build(ImageFolder, table, f"images[{i}]", faults) for i, table in enumerate(raw.pop("images", []))
+    )
+    top = _build(TrainingSettings, {**raw, "noise": noise, "images": images}, "", faults)
+    if faults:
+        raise SettingsError(f"{path}: " + "; ".join(faults))
+    return top
+
+
+def _build(kind: type[T], table: dict[str, Any], where: str, faults: list[str]) -> T:
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        at = f"{where}.{key}" if where else key
+        if key not in known:
+            faults.append(f"{at}: unknown; allowed are {', '.join(known)}")
+            continue
+        default = known[key].default
+        if isinstance(default, tuple) and isinstance(value, list):
+            value = tuple(float(v) for v in value)
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
+            faults.append(f"{at}: {value!r} is not of type {type(default).__name__}")
+        values[key] = value
+    return kind(**values)
