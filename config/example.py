@@ -43,7 +43,7 @@ def render_example() -> str:
     """
     lines = [
         "# Settings of the low-dose X-ray node.",
-        "# A line that starts with '#' followed by a setting shows its default. Check changes with: dicom-node check -c FILE",
+        "# A commented-out setting shows its default. Check what you change with: dicom-node check -c FILE",
     ]
     for name, field in Settings.model_fields.items():
         if name in LISTS:
@@ -60,7 +60,8 @@ def render_example() -> str:
                 lines += [f"{key} = {toml_value(value)}" for key, value in EXAMPLE_REST.items()]
         else:
             model = field.annotation
-            assert isinstance(model, type) and issubclass(model, BaseModel)
+            assert isinstance(model, type)
+            assert issubclass(model, BaseModel)
             lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, {})]
     return "\n".join(lines) + "\n"
 
@@ -70,12 +71,14 @@ def render_reference() -> str:
     lines = [
         "# Settings",
         "",
-        "One TOML file holds every setting; `dicom-node init DIR` writes a commented one and `dicom-node check -c FILE` names",
-        "every fault in it at once. This page is made from the schema (`python -m config.example --docs`).",
+        "One TOML file holds every setting; `dicom-node init DIR` writes a commented one, and",
+        "`dicom-node check -c FILE` names every fault in it at once. This page is made from the schema",
+        "(`python -m config.example --docs`).",
     ]
     for name, field in Settings.model_fields.items():
         model = LISTS.get(name, field.annotation)
-        assert isinstance(model, type) and issubclass(model, BaseModel)
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
         lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
         if name == "destinations":
             lines += ["", "## `[destinations.retry]`", "", *_reference_table(RetrySettings)]

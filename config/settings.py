@@ -101,7 +101,7 @@ class ReceiverSettings(_Table):
     min_free_mb: int = Field(
         1024,
         ge=0,
-        description="Free space of data_dir under which associations are refused as a transient condition, in megabytes.",
+        description="Free space of data_dir under which associations are refused as transient, in megabytes.",
     )
 
 
@@ -211,7 +211,8 @@ class RouteSettings(_Table):
     send: tuple[Content, ...] = Field(
         (Content.ENHANCED,),
         min_length=1,
-        description="What is delivered: enhanced, original or both; the original always stands in where there is no enhanced image.",
+        description="What is delivered: enhanced, original or both; where an image was not enhanced, its original "
+        "always stands in.",
     )
     destinations: tuple[Name, ...] = Field(..., min_length=1, description="Destinations by name.")
 
@@ -223,7 +224,8 @@ class RouteSettings(_Table):
                 r"[A-Z][A-Za-z0-9]*|\([0-9A-Fa-f]{4},[0-9A-Fa-f]{4}\)|calling_ae_title|called_ae_title|source", key
             ):
                 raise ValueError(
-                    f"{key!r} is not an attribute keyword, a tag (gggg,eeee), calling_ae_title, called_ae_title or source"
+                    f"{key!r} is not an attribute keyword, a tag (gggg,eeee), "
+                    "calling_ae_title, called_ae_title or source"
                 )
             if isinstance(condition, Range):
                 continue
@@ -268,13 +270,15 @@ class DerivationSettings(_Table):
 
     equipment: Literal["standard", "preserve"] = Field(
         "standard",
-        description="standard: the node in General Equipment, the modality in Contributing Equipment; preserve: the reverse.",
+        description="standard: the node in General Equipment, the modality in Contributing Equipment; "
+        "preserve: the reverse.",
     )
     series_number_offset: int = Field(1000, ge=0, le=1_000_000, description="Added to the Series Number of the source.")
     description_suffix: str = Field(" (denoised)", max_length=32, description="Appended to the Series Description.")
     derivation_code: Literal["private", "standard"] = Field(
         "private",
-        description="Derivation Code: private (denoising, with Smoothing as its equivalent) or standard (113087, DCM, Smoothing) alone.",
+        description="Derivation Code: private (denoising, with Smoothing as its equivalent) or standard "
+        "(113087, DCM, Smoothing) alone.",
     )
 
 

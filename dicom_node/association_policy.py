@@ -139,23 +139,26 @@ def is_accepted_abstract_syntax(uid: str) -> bool:
     """
     if uid == VERIFICATION:
         return True
-    service = uid_to_service_class(uid)
-    if service is StorageServiceClass:
-        return True
-    if service is not ServiceClass:
-        return False
-    # Neither storage nor another service to pynetdicom: unknown, or a retired class that the dictionary can name.
     known = UID(uid)
-    return not known.type or (known.type == "SOP Class" and "Storage" in known.name)
+    if known.type not in ("", "SOP Class"):
+        return False
+    service = uid_to_service_class(uid)
+    if service is not ServiceClass:
+        return service is StorageServiceClass
+    # No service to pynetdicom: unknown, or a retired class that the dictionary can name.
+    return not known.type or "Storage" in known.name
 
 
 def _is_host(host: str, rule: str, addresses: Mapping[str, frozenset[str]]) -> bool:
     if rule == "*":
         return True
+    address = ipaddress.ip_address(host)
+    # A listener on "::" sees IPv4 peers under their mapped addresses.
+    address = getattr(address, "ipv4_mapped", None) or address
     network = _network(rule)
     if network is None:
-        return host in addresses.get(rule, frozenset())
-    return ipaddress.ip_address(host) in network
+        return str(address) in addresses.get(rule, frozenset())
+    return address in network
 
 
 def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

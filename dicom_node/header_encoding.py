@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import DerivationError
-from dicom_node.part10 import PIXEL_DATA
+from dicom_node.part10 import PIXEL_DATA, detached_view
 
 _UNDEFINED: Final = 0xFFFFFFFF
 _UNIT: Final = {
@@ -38,17 +38,22 @@ def encode_elements(ds: Dataset, *, implicit: bool) -> bytes:
         If an element can't be encoded, such as a compressed icon.
     """
     out = BytesIO()
-    signed = ds.get("PixelRepresentation") == 1
-    for tag in sorted(ds.keys()):
-        if tag.element == 0:
-            continue
-        element = ds.get_item(tag)
+    signed = detached_view(ds).get("PixelRepresentation") == 1
+    # Taken down before anything is accessed: pydicom converts Pixel Representation along with any sequence.
+    elements: dict[BaseTag, DataElement | RawDataElement | None] = {
+        tag: ds.get_item(tag, keep_deferred=True) for tag in sorted(ds.keys()) if tag.element != 0
+    }
+    for tag, as_read in elements.items():
+        element = as_read
         if isinstance(element, RawDataElement) and _vr_of(element, signed=signed) == "SQ":
             # A sequence of defined length in implicit VR is parsed on access.
             element = ds[tag]
+        if isinstance(element, DataElement) and element.VR == "US" and isinstance(element.value, int):
+            value = element.value.to_bytes(2, "little")
+            element = RawDataElement(tag, "US", len(value), value, 0, implicit, True)
         if isinstance(element, RawDataElement):
             _write_value(out, element, implicit=implicit, signed=signed)
-        elif element.VR == "SQ":
+        elif isinstance(element, DataElement) and element.VR == "SQ":
             _write_sequence(out, element, implicit=implicit)
         else:
             raise DerivationError(f"{tag} has a value that is not as it was read")

@@ -143,7 +143,7 @@ def detached_view(ds: Dataset) -> Dataset:
     pydicom replaces an element's bytes by its Python value on first access; a value that was only looked at would
     then be written anew, with other padding.
     """
-    view = Dataset({tag: ds.get_item(tag) for tag in ds.keys()})  # noqa: SIM118
+    view = Dataset({tag: ds.get_item(tag, keep_deferred=True) for tag in ds.keys()})  # noqa: SIM118
     implicit, little = ds.original_encoding
     view.set_original_encoding(implicit, little, ds.original_character_set)
     if hasattr(ds, "file_meta"):
@@ -209,7 +209,7 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
         bulk[located[0]] = located[1]
     # What pydicom itself takes for the character set of a data set that it read; where it finds another one at writing,
     # it converts every element.
-    charset = Dataset(elements).get("SpecificCharacterSet")
+    charset = Dataset(dict(elements)).get("SpecificCharacterSet")
     encoding = default_encoding if charset is None else convert_encodings(charset)
     header = Dataset(elements)
     header.set_original_encoding(implicit, little, encoding)

@@ -29,8 +29,13 @@ from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.part10 import UNREADABLE, PixelDataElement
 from dicom_node.pixels import Cells, PixelSpec, StoredFrame, cell_bytes, iter_decoded, stored_values
 
-ENCODABLE: Final = frozenset((RLELossless, JPEGLSLossless, JPEG2000Lossless))
-"""Compressed transfer syntaxes that we write; each frame is decoded again and compared before it is used."""
+ENCODABLE: Final[dict[UID, str]] = {
+    RLELossless: "pylibjpeg",
+    JPEGLSLossless: "pyjpegls",
+    JPEG2000Lossless: "pylibjpeg",
+}
+"""Compressed transfer syntaxes that we write, and the codec: each frame is decoded again and compared before it is
+used. Left to choose, pydicom takes GDCM for RLE, which ends the process where rows x columns is odd."""
 
 NATIVE: Final = frozenset((ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian))
 
@@ -215,7 +220,9 @@ def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
         "pixel_representation": int(spec.signed and not whole),
     }
     try:
-        frame = get_encoder(syntax).encode(np.ascontiguousarray(pixels), pixel_keyword="PixelData", **options)
+        frame = get_encoder(syntax).encode(
+            np.ascontiguousarray(pixels), encoding_plugin=ENCODABLE[syntax], pixel_keyword="PixelData", **options
+        )
         frame += b"\0" * (len(frame) % 2)
         wrapped = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
         wrapped += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)

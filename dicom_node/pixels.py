@@ -29,14 +29,20 @@ from pydicom.uid import (
     JPEG2000,
     UID,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
 )
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
-from dicom_node.part10 import Part10File, PixelDataElement, detached_view, open_part10, readable
+from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
@@ -48,6 +54,23 @@ Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.
 _LINEAR_TERMS: Final = frozenset(("LIN",))
 _LOG_TERMS: Final = frozenset(("LOG",))
 _LOSSY_WITH_SIGN: Final = frozenset((JPEG2000, JPEGLSNearLossless, HTJ2K))
+DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
+    RLELossless: ("pylibjpeg", "pydicom"),
+    JPEGBaseline8Bit: ("pillow", "gdcm"),
+    JPEGExtended12Bit: ("gdcm", "pillow"),
+    JPEGLossless: ("gdcm",),
+    JPEGLosslessSV1: ("gdcm",),
+    JPEGLSLossless: ("pyjpegls", "gdcm"),
+    JPEGLSNearLossless: ("pyjpegls", "gdcm"),
+    JPEG2000Lossless: ("pylibjpeg", "gdcm"),
+    JPEG2000: ("pylibjpeg", "gdcm"),
+    HTJ2KLossless: ("pylibjpeg",),
+    HTJ2KLosslessRPCL: ("pylibjpeg",),
+    HTJ2K: ("pylibjpeg",),
+}
+"""Codecs in the order in which they are tried. GDCM comes last where there is a choice: it ends the process on some
+input that others refuse, or take."""
+
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
 
 
@@ -337,12 +360,29 @@ def iter_decoded(
 
     Unused bits are left as the codec gives them: overlay planes may live there.
     """
-    decoder = get_decoder(syntax)
-    element.stream.seek(element.offset)
-    # By index and not in one go, where pydicom 3.0 corrects the sign of JPEG 2000 in an array that is read-only.
-    frames = range(options["number_of_frames"])
     options |= {"pixel_keyword": "PixelData", "correct_unused_bits": False, "allow_excess_frames": False}
-    yield from decoder.iter_array(element.stream, indices=frames, raw=True, **options)
+    for index in range(options["number_of_frames"]):
+        yield _decode_frame(element, syntax, index, options)
+
+
+def _decode_frame(
+    element: PixelDataElement, syntax: UID, index: int, options: dict[str, Any]
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Decode one frame with the first codec that can; by index, since in one go pydicom 3.0 fails to correct a sign."""
+    decoder = get_decoder(syntax)
+    failure: Exception | None = None
+    for plugin in DECODING_PLUGINS.get(syntax, ()):
+        if plugin not in decoder.available_plugins:
+            continue
+        element.stream.seek(element.offset)
+        try:
+            return decoder.as_array(element.stream, index=index, raw=True, decoding_plugin=plugin, **options)
+        except UNREADABLE as error:
+            failure = failure or error
+    if failure is None:
+        raise NotImplementedError(f"no codec for {syntax.name} is installed")
+    # pydicom's own message is a headline with the codec's below.
+    raise ValueError(str(failure).splitlines()[-1].strip()) from failure
 
 
 def _counts_down(spec: PixelSpec) -> bool:

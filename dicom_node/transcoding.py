@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from pydicom.dataelem import DataElement, RawDataElement
@@ -71,7 +71,7 @@ def to_uncompressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None
     attributes that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".dataset") as file:
-        write_uncompressed(path, transfer_syntax_uid, file.file)
+        write_uncompressed(path, transfer_syntax_uid, cast(BinaryIO, file.file))
         file.flush()
         yield Path(file.name)
 
@@ -100,7 +100,7 @@ def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -
 
 
 def _part(header: Dataset, belongs: Any) -> Dataset:
-    return Dataset({tag: header.get_item(tag) for tag in header.keys() if belongs(tag)})  # noqa: SIM118
+    return Dataset({tag: header.get_item(tag, keep_deferred=True) for tag in header.keys() if belongs(tag)})  # noqa: SIM118
 
 
 def _decode(part10: Part10File) -> _DecodedPixels:

@@ -232,8 +232,7 @@ def _contrast_detail(scene: _Scene, centre: Point, nepers: float) -> None:
             view += np.float32(nepers / 2**i) * edge.astype(np.float32)
 
 
-def _inserts(scene: _Scene) -> None:
-    rng = scene.rng
+def _inserts(scene: _Scene, rng: np.random.Generator) -> None:
     _line_pairs(scene, Point(y=rng.uniform(-0.4, 0.35), x=rng.uniform(-0.45, 0.0)), rng.uniform(0.08, 0.5))
     _contrast_detail(scene, Point(y=rng.uniform(-0.4, 0.2), x=rng.uniform(-0.4, 0.2)), rng.uniform(0.1, 0.4))
 
@@ -283,8 +282,8 @@ def phantom(
     ANATOMIES[kind](scene)
     np.clip(scene.attenuation, 0.0, 6.0, out=scene.attenuation)
     _textures(scene)
-    if inserts:
-        _inserts(scene)
+    if inserts:  # a generator of their own: the rest of the picture is the same with and without them
+        _inserts(scene, np.random.default_rng((seed, 1)))
     blurred = ndimage.gaussian_filter(np.exp(-np.clip(scene.attenuation, 0.0, 6.0)), rng.uniform(0.4, 0.8))
     if rng.random() < 0.7:
         _collimate(blurred, rng)

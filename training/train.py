@@ -174,6 +174,7 @@ def train(trainer: Trainer, source: MixedSource, batches: list[Batch], run: Run)
     """Run until the wall-clock budget is used; checkpoint and validate on the way."""
     settings = trainer.settings
     last, saved, validated = time.monotonic(), trainer.elapsed_s, trainer.elapsed_s
+    loss = float("nan")
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=run.budget_s, completed=round(trainer.elapsed_s))
@@ -190,7 +191,7 @@ def train(trainer: Trainer, source: MixedSource, batches: list[Batch], run: Run)
             if trainer.elapsed_s - saved >= settings.checkpoint_every_s:
                 saved = trainer.elapsed_s
                 save_atomically(trainer.state(), run.folder / "last.pth")
-    record(trainer, batches, run, loss if trainer.step else float("nan"))
+    record(trainer, batches, run, loss)
     save_atomically(trainer.state(), run.folder / "last.pth")
 
 

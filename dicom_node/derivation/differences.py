@@ -138,7 +138,7 @@ def unexpected_differences(source: Dataset, derived: Dataset) -> tuple[Differenc
 
 
 def _element(ds: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None:
-    return ds.get_item(tag) if tag in ds else None
+    return ds.get_item(tag, keep_deferred=True) if tag in ds else None
 
 
 def _equal(

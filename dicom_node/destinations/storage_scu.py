@@ -23,9 +23,9 @@ from dicom_node.errors import (
     TransientFailure,
     UnsupportedPixels,
 )
+from dicom_node.negotiation import MAX_CONTEXTS
 from dicom_node.transcoding import to_uncompressed
 from dicom_node.upper_layer import (
-    MAX_CONTEXTS,
     AcceptedContext,
     ProposedContext,
     RequestedAssociation,

@@ -204,7 +204,7 @@ class ArrivalLedger:
     # -- enhancement ----------------------------------------------------------------------------
 
     def begin(self, arrival_id: int, attempt: int) -> list[int]:
-        """Take an arrival into work for its workflow number `attempt`; returns the received instances without a decision.
+        """Take an arrival into work for its workflow number `attempt`; returns its instances without a decision.
 
         Raises
         ------

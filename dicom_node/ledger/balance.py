@@ -10,7 +10,16 @@ from typing import Any
 from sqlalchemy import case, func, select
 
 from dicom_node.ledger.database import Database
-from dicom_node.ledger.schema import arrival, association, delivery, delivery_item, instance, process, rejection
+from dicom_node.ledger.schema import (
+    arrival,
+    association,
+    delivery,
+    delivery_item,
+    enhancement,
+    instance,
+    process,
+    rejection,
+)
 from dicom_node.states import ArrivalState, DeliveryState, InstanceState, ItemState
 
 _OPEN_ARRIVALS = (ArrivalState.OPEN.value, ArrivalState.COMPLETE.value, ArrivalState.ENHANCING.value)
@@ -124,6 +133,15 @@ class BalanceLedger:
         with self._database.read() as connection:
             return [StoredFile(**row._mapping) for row in connection.execute(query)]
 
+    def enhancement_totals(self) -> dict[str, float]:
+        """Return how many images were enhanced, and the seconds spent on them in all and in the denoiser."""
+        query = select(func.count(), func.sum(enhancement.c.total_s), func.sum(enhancement.c.inference_s)).where(
+            enhancement.c.decision == "enhanced"
+        )
+        with self._database.read() as connection:
+            number, total_s, inference_s = connection.execute(query).one()
+        return {"enhanced": number, "total_s": total_s or 0.0, "inference_s": inference_s or 0.0}
+
     def status(self) -> NodeStatus:
         """Return figures on processes, queues and rejected senders."""
         now = self._database.now()
@@ -142,7 +160,9 @@ class BalanceLedger:
                     select(instance.c.origin + " " + instance.c.state, func.count()).group_by(
                         instance.c.origin, instance.c.state
                     )
-                ).tuples().all()
+                )
+                .tuples()
+                .all()
             )
             deliveries: dict[str, dict[str, int]] = {}
             for destination, state, number in connection.execute(

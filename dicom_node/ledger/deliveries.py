@@ -159,7 +159,7 @@ class DeliveryLedger:
         reason: str | None,
         in_doubt: bool = False,
     ) -> None:
-        """Write what the destination answered for one instance; `in_doubt` if it may have it without having answered."""
+        """Write what the destination answered; `in_doubt` if it may have the instance without having answered."""
         with self._database.write() as connection:
             connection.execute(
                 update(delivery_item)

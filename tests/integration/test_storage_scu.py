@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ from pydicom.uid import (
 
 from dicom_node.destinations.base import Outcome
 from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.errors import DerivationError, UnsupportedPixels
 from tests.support.items import CR, CT, DX, Outcomes, destination, items_of, write_image, write_series
 from tests.support.peers import (
     HangingUpPeer,
@@ -280,3 +282,43 @@ def test_a_cut_connection_is_the_networks_fault_even_over_an_invalid_uid(tmp_pat
         bad = replace(item, sop_instance_uid="1.2.826.0.1.3680043.10.01")
         scu(peer.port).deliver([bad], on_outcome=outcomes.append)
     assert outcomes.states() == {0: RETRY}
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome"),
+    [
+        (UnsupportedPixels("no decoder"), REFUSED),
+        (DerivationError("too long"), REFUSED),
+        (OSError(errno.ENOSPC, "No space left on device"), RETRY),
+        (RuntimeError("codec"), REFUSED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_object_that_can_not_be_transcoded_does_not_stop_its_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, outcome: Outcome
+) -> None:
+    def fail(path: Path, transfer_syntax_uid: str, *, folder: Path | None = None) -> None:
+        raise raised
+
+    monkeypatch.setattr("dicom_node.destinations.storage_scu.to_uncompressed", fail)
+    paths = [write_image(tmp_path, 0, syntax=RLELossless), write_image(tmp_path, 1)]
+    outcomes = Outcomes()
+    with MockScp(contexts={DX: (ExplicitVRLittleEndian,)}) as peer:
+        scu(peer.port).deliver(items_of(paths), on_outcome=outcomes.append)
+    assert outcomes.states() == {0: outcome, 1: SENT}
+    assert str(raised.args[-1]) in outcomes.reason(0)
+    assert peer.associations == 1
+
+
+def test_a_transcoded_object_leaves_nothing_in_the_scratch_folder(tmp_path: Path) -> None:
+    path, scratch = write_image(tmp_path, 0, syntax=RLELossless), tmp_path / "scratch"
+    scratch.mkdir()
+    seen: list[int] = []
+    outcomes = Outcomes()
+    with MockScp(
+        contexts={DX: (ExplicitVRLittleEndian,)}, on_store=lambda: seen.append(len(list(scratch.iterdir())))
+    ) as peer:
+        storage_scu = StorageScu(destination(peer.port), node_ae_title="LOWDOSE", scratch_folder=scratch)
+        storage_scu.deliver(items_of([path]), on_outcome=outcomes.append)
+    assert outcomes.states() == {0: SENT}
+    assert (seen, list(scratch.iterdir())) == ([1], [])

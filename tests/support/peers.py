@@ -129,6 +129,8 @@ class MockScp:
         Store numbers that are answered by A-ABORT, or by closing the TCP connection.
     abort_instances
         SOP Instance UIDs that always make it abort, as a crashing parser would.
+    on_store
+        Called before each answer.
     called_ae_title, calling_ae_titles
         Where given, other titles are rejected (1,1,7 and 1,1,3).
     """
@@ -143,6 +145,7 @@ class MockScp:
     abort_instances: frozenset[str] = frozenset()
     called_ae_title: str | None = None
     calling_ae_titles: tuple[str, ...] = ()
+    on_store: Callable[[], object] = lambda: None
     max_pdu_bytes: int = 131072
     objects: list[ReceivedObject] = field(default_factory=list)
     associations: int = 0
@@ -213,6 +216,7 @@ class MockScp:
             self.stores += 1
         request = event.request
         uid = str(request.AffectedSOPInstanceUID)
+        self.on_store()
         time.sleep(self.delay_s.get(number, 0.0) if isinstance(self.delay_s, Mapping) else self.delay_s)
         if number in self.cut_at:
             connection = event.assoc.dul.socket.socket

@@ -37,14 +37,20 @@ def gain_db(noisy: np.ndarray, result: np.ndarray, truth: np.ndarray, law: Noise
     return float(10 * np.log10(np.mean(((noisy - truth) / sigma) ** 2) / np.mean(((result - truth) / sigma) ** 2)))
 
 
-@pytest.mark.parametrize("kernel", [np.ones((1, 1)), WANG_2014_CSI, gaussian_kernel(2.5)], ids=["white", "csi", "soft"])
-def test_blind_denoising_brings_an_unseen_phantom_nearer_to_its_truth(denoiser: Denoiser, kernel: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "least_db"),
+    [(np.ones((1, 1)), 8.5), (WANG_2014_CSI, 8.0), (gaussian_kernel(2.5), 4.5)],
+    ids=["white", "csi", "soft"],
+)
+def test_blind_denoising_brings_an_unseen_phantom_nearer_to_its_truth(
+    denoiser: Denoiser, kernel: np.ndarray, least_db: float
+) -> None:
     noisy, truth, law = pair(kernel=kernel)
     full = denoiser.denoise(noisy[None], domain=Domain.LINEAR, strength=1.0)
     assert full.enhanced
-    assert gain_db(noisy, full.frames[0], truth, law) > 7.0
+    assert gain_db(noisy, full.frames[0], truth, law) > least_db
     standard = denoiser.denoise(noisy[None], domain=Domain.LINEAR, strength=0.7)
-    assert gain_db(noisy, standard.frames[0], truth, law) > 4.0
+    assert gain_db(noisy, standard.frames[0], truth, law) > 0.75 * least_db
     assert standard.noise_before is not None
     assert standard.noise_after is not None
     sigma = float(law.sigma(np.array([np.median(noisy)]))[0])
@@ -154,7 +160,9 @@ def test_missing_or_foreign_weights_are_named(tmp_path: Path) -> None:
         Denoiser.load(str(tmp_path / "broken.json"))
 
 
-@pytest.mark.parametrize(("text", "value"), [("mild", 0.4), ("Standard", 0.7), ("strong", 0.9), ("0.55", 0.55), (1, 1.0)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("mild", 0.4), ("Standard", 0.7), ("strong", 0.9), ("0.55", 0.55), (1, 1.0)]
+)
 def test_strength_is_a_preset_or_a_number(text: str | float, value: float) -> None:
     assert parse_strength(text) == value
 

@@ -1,0 +1,39 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of real DICOM samples; tests that ask for it are skipped where it is absent."""
+    folder = Path(os.environ.get("LOWDOSE_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not (folder / "dicom").is_dir():
+        pytest.skip(f"no real samples in {folder}; name their folder in LOWDOSE_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[object]:
+    """Return a running `tests.support.postgres.PostgresCluster`."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed (extra cluster)")
+    from tests.support.postgres import PostgresCluster, requires_postgres
+
+    if requires_postgres.args[0]:
+        pytest.skip(requires_postgres.kwargs["reason"])
+    # Not below pytest's own folder: that is closed to the server's user.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        with PostgresCluster(folder) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

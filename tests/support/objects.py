@@ -1,0 +1,246 @@
+"""Makes complete DICOM objects from arrays: radiographs, an angiographic cine, a report, a private class.
+
+For tests and for the demonstration; `dciodvfy` finds no error in them. Names and numbers are made up.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    BasicTextSRStorage,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    XRayAngiographicImageStorage,
+)
+
+PRIVATE_SOP_CLASS_UID = "2.25.62349827364598237465982736459823745"
+_DATE, _TIME = "20260314", "092653"
+
+
+def new_uid() -> str:
+    """Return a UID that nothing else has (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def code(value: str, scheme: str, meaning: str) -> Dataset:
+    """Return a code item."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def quantise(exposure: NDArray[np.floating[Any]], bits_stored: int) -> NDArray[np.uint16]:
+    """Round linear detector values to what `bits_stored` bits hold."""
+    stored: NDArray[np.uint16] = np.clip(np.rint(exposure), 0, 2**bits_stored - 1).astype(np.uint16)
+    return stored
+
+
+def dx_dataset(
+    stored: NDArray[Any],
+    *,
+    for_presentation: bool = False,
+    bits_stored: int = 14,
+    pixel_spacing_mm: float = 0.143,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+    instance_number: int = 1,
+    patient_name: str = "Phantom^Low Dose",
+    **attributes: Any,
+) -> Dataset:
+    """Return a Digital X-Ray image (PS3.3 A.26) with `stored` as its pixels.
+
+    Parameters
+    ----------
+    stored
+        Shape ``(rows, columns)``, unsigned stored values that fit `bits_stored`.
+    for_presentation
+        False: FOR PROCESSING, values proportional to exposure (``LIN``, sign 1). True: FOR PRESENTATION, values fall as
+        exposure rises (``LOG``, sign -1, MONOCHROME2), with a window over all values.
+    pixel_spacing_mm
+        Size of a detector element, both ways.
+    attributes
+        Further attributes by keyword; None removes one.
+    """
+    sop_class = DigitalXRayImageStorageForPresentation if for_presentation else DigitalXRayImageStorageForProcessing
+    ds = _radiograph(sop_class, "DX", stored, bits_stored, study_instance_uid, series_instance_uid, sop_instance_uid)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", ""]
+    ds.PatientName = patient_name
+    ds.InstanceNumber = str(instance_number)
+    ds.PresentationIntentType = "FOR PRESENTATION" if for_presentation else "FOR PROCESSING"
+    _dx_image(ds, stored, bits_stored, for_presentation=for_presentation)
+    _dx_acquisition(ds, pixel_spacing_mm)
+    return _with(ds, attributes)
+
+
+def cr_dataset(stored: NDArray[Any], *, bits_stored: int = 12, **attributes: Any) -> Dataset:
+    """Return a Computed Radiography image (PS3.3 A.2); parameters as for `dx_dataset`."""
+    ds = _radiograph(ComputedRadiographyImageStorage, "CR", stored, bits_stored, None, None, None)
+    ds.ImageType = ["ORIGINAL", "PRIMARY"]
+    ds.BodyPartExamined = "CHEST"
+    ds.ViewPosition = "PA"
+    ds.PixelSpacing = ["0.2", "0.2"]
+    ds.KVP = "125"
+    return _with(ds, attributes)
+
+
+def xa_dataset(stored: NDArray[Any], *, bits_stored: int = 10, **attributes: Any) -> Dataset:
+    """Return an X-Ray Angiographic image (PS3.3 A.14) of the shape ``(frames, rows, columns)``."""
+    ds = _radiograph(XRayAngiographicImageStorage, "XA", stored, bits_stored, None, None, None)
+    ds.BodyPartExamined = "HEART"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "SINGLE PLANE"]
+    ds.NumberOfFrames = str(stored.shape[0])
+    ds.FrameTime = "66.6"
+    ds.FrameIncrementPointer = 0x00181063
+    ds.PixelIntensityRelationship = "LIN"
+    ds.KVP = "80"
+    ds.RadiationSetting = "GR"
+    ds.ExposureTime = "10"
+    ds.XRayTubeCurrent = "100"
+    ds.PositionerMotion = "STATIC"
+    ds.PositionerPrimaryAngle = "0"
+    ds.PositionerSecondaryAngle = "0"
+    return _with(ds, attributes)
+
+
+def sr_dataset(text: str = "No finding.", **attributes: Any) -> Dataset:
+    """Return a Basic Text SR document (PS3.3 A.35.1) with one paragraph."""
+    ds = _composite(BasicTextSRStorage, "SR", None, None, None)
+    ds.ReferencedPerformedProcedureStepSequence = Sequence([])
+    ds.PerformedProcedureCodeSequence = Sequence([])
+    ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    ds.ContentDate, ds.ContentTime = ds.StudyDate, ds.StudyTime
+    ds.ValueType, ds.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    ds.ConceptNameCodeSequence = Sequence([code("18782-3", "LN", "Radiology Report")])
+    paragraph = Dataset()
+    paragraph.RelationshipType, paragraph.ValueType = "CONTAINS", "TEXT"
+    paragraph.ConceptNameCodeSequence = Sequence([code("121071", "DCM", "Finding")])
+    paragraph.TextValue = text
+    ds.ContentSequence = Sequence([paragraph])
+    return _with(ds, attributes)
+
+
+def private_dataset(payload: bytes = b"\1\2\3\4", **attributes: Any) -> Dataset:
+    """Return an object of a private SOP class with nothing but private data."""
+    ds = _composite(UID(PRIVATE_SOP_CLASS_UID), "OT", None, None, None)
+    ds.private_block(0x0099, "PHANTOM VENDOR", create=True).add_new(0x01, "OB", payload)
+    return _with(ds, attributes)
+
+
+def save(ds: Dataset, path: Path) -> Path:
+    """Write `ds` as a Part 10 file and return `path`."""
+    dcmwrite(path, ds, enforce_file_format=True)
+    return path
+
+
+def set_transfer_syntax(ds: Dataset, syntax: UID) -> Dataset:
+    """Have `ds`, uncompressed and little endian, written in another transfer syntax; compresses where needed."""
+    if syntax.is_encapsulated:
+        # Named, since pydicom would take GDCM for RLE, which ends the process where rows x columns is odd.
+        plugin = "pyjpegls" if syntax == JPEGLSLossless else "pylibjpeg"
+        ds.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    else:
+        if syntax == ExplicitVRBigEndian and ds.BitsAllocated == 16:
+            ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+        ds.file_meta.TransferSyntaxUID = syntax
+    return ds
+
+
+def _with(ds: Dataset, attributes: dict[str, Any]) -> Dataset:
+    for keyword, value in attributes.items():
+        if value is None:
+            ds.pop(keyword, None)
+        else:
+            setattr(ds, keyword, value)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    return ds
+
+
+def _composite(sop_class: UID, modality: str, study: str | None, series: str | None, instance: str | None) -> Dataset:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, UID(instance or new_uid())
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = UID(study or new_uid()), UID(series or new_uid())
+    ds.Modality = modality
+    ds.StudyDate = ds.SeriesDate = ds.ContentDate = _DATE
+    ds.StudyTime = ds.SeriesTime = ds.ContentTime = _TIME
+    ds.AccessionNumber, ds.StudyID, ds.SeriesNumber, ds.InstanceNumber = "A4711", "4711", "1", "1"
+    ds.ReferringPhysicianName = ""
+    ds.PatientName, ds.PatientID = "Phantom^Low Dose", "PHANTOM-1"
+    ds.PatientBirthDate, ds.PatientSex = "19700101", "O"
+    ds.Manufacturer, ds.ManufacturerModelName = "Phantom Works", "Imaginary DR"
+    ds.StationName, ds.SoftwareVersions, ds.DeviceSerialNumber = "ROOM1", "1.0", "0001"
+    ds.InstitutionName = "Imaginary Hospital"
+    ds.SeriesDescription = "Chest PA low dose"
+    return ds
+
+
+def _radiograph(
+    sop_class: UID,
+    modality: str,
+    stored: NDArray[Any],
+    bits_stored: int,
+    study: str | None,
+    series: str | None,
+    instance: str | None,
+) -> Dataset:
+    ds = _composite(sop_class, modality, study, series, instance)
+    ds.AcquisitionDate, ds.AcquisitionTime = ds.StudyDate, ds.StudyTime
+    ds.PatientOrientation = ["L", "F"]
+    ds.BurnedInAnnotation = "NO"
+    ds.LossyImageCompression = "00"
+    allocated = 8 if bits_stored <= 8 else 16
+    if stored.min() < 0 or stored.max() >= 2**bits_stored:
+        raise ValueError(f"values from {stored.min()} to {stored.max()} don't fit {bits_stored} bits")
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = stored.shape[-2:]
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = allocated, bits_stored, bits_stored - 1, 0
+    cells = stored.astype(f"<u{allocated // 8}").tobytes()
+    ds.PixelData = cells + b"\0" * (len(cells) % 2)
+    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
+    return ds
+
+
+def _dx_image(ds: Dataset, stored: NDArray[Any], bits_stored: int, *, for_presentation: bool) -> None:
+    ds.PixelIntensityRelationship = "LOG" if for_presentation else "LIN"
+    ds.PixelIntensityRelationshipSign = -1 if for_presentation else 1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
+    ds.PresentationLUTShape = "IDENTITY"
+    if not for_presentation:
+        return
+    low, high = int(stored.min()), int(stored.max())
+    ds.WindowCenter, ds.WindowWidth = str((low + high + 1) // 2), str(max(2, high - low + 1))
+    ds.WindowCenterWidthExplanation = "NORMAL"
+
+
+def _dx_acquisition(ds: Dataset, pixel_spacing_mm: float) -> None:
+    spacing = [f"{pixel_spacing_mm:.4g}"] * 2
+    ds.ImageLaterality = "U"
+    ds.AnatomicRegionSequence = Sequence([code("43799004", "SCT", "Chest")])
+    ds.BodyPartExamined, ds.ViewPosition = "CHEST", "PA"
+    ds.ImagerPixelSpacing = spacing
+    ds.PositionerType = "NONE"
+    ds.ViewCodeSequence = Sequence([code("399348003", "SCT", "postero-anterior")])
+    ds.DetectorType = "SCINTILLATOR"
+    ds.DetectorConditionsNominalFlag = "YES"
+    ds.DetectorID = "PANEL-1"
+    ds.FieldOfViewOrigin, ds.FieldOfViewRotation, ds.FieldOfViewHorizontalFlip = ["0", "0"], "0", "NO"
+    ds.AcquisitionContextSequence = Sequence([])
+    ds.KVP, ds.ExposureInuAs, ds.ExposureTime = "125", "400", "4"
+    ds.ExposureIndex, ds.TargetExposureIndex, ds.DeviationIndex = "75", "300", "-6.0"
+    ds.IrradiationEventUID = new_uid()

@@ -1,0 +1,127 @@
+"""The settings file: every fault at once, and schema, example and documentation say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from config.example import LISTS, render_example, render_reference
+from config.loading import InvalidSettings, load_settings, parse_settings
+from config.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
+
+
+def faults_of(raw: dict[str, object]) -> dict[str, str]:
+    with pytest.raises(InvalidSettings) as caught:
+        parse_settings(raw)
+    return {fault.path: f"{fault.value}: {fault.allowed}" for fault in caught.value.faults}
+
+
+def test_every_fault_is_named_at_once_with_path_value_and_what_is_allowed() -> None:
+    faults = faults_of(
+        {
+            "node": {"ae_title": "FAR TOO LONG A TITLE", "port": 0, "colour": 1},
+            "sources": [{"name": "room"}],
+            "destinations": [{**PACS, "port": "x"}, PACS],
+            "routes": [{"name": "r", "strength": "huge", "destinations": ["nowhere"], "send": []}],
+        }
+    )
+    assert faults["node.ae_title"] == "'FAR TOO LONG A TITLE': allowed is an AE title of 1 to 16 characters"
+    assert "greater than or equal to 1" in faults["node.port"]
+    assert faults["node.colour"].startswith("1: no such setting; known are name, ae_title,")
+    assert faults["sources[0].ae_titles"] == "(absent): required, and missing"
+    assert "valid integer" in faults["destinations[0].port"]
+    assert faults["destinations.name"] == "'pacs': a name used once; it stands 2 times"
+    assert faults["routes[0].destinations"] == "'nowhere': the name of a destination: pacs, pacs"
+    assert "'mild', 'standard' or 'strong'" in faults["routes[0].strength"]
+    assert "routes[0].send" in faults
+
+
+@pytest.mark.parametrize("title", ["", "   ", "back\\slash", "tab\tbed", "Ümlaut"])
+def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
+    assert "node.ae_title" in faults_of({"node": {"ae_title": title}})
+
+
+@pytest.mark.parametrize(
+    ("match", "part"),
+    [
+        ({"modality": "DX"}, "attribute keyword"),
+        ({"Modality": "DX("}, "not a regular expression"),
+        ({"Rows": {"min": 3, "max": 1}}, "min not above max"),
+        ({"Rows": {}}, "min, max or both"),
+    ],
+)
+def test_conditions_that_can_never_be_meant_are_refused(match: dict[str, object], part: str) -> None:
+    faults = faults_of({"destinations": [PACS], "routes": [{"name": "r", "match": match, "destinations": ["pacs"]}]})
+    assert any(part in text for text in faults.values()), faults
+
+
+@pytest.mark.parametrize("host", ["10.1.0.0/33", "no host", "a/b", ""])
+def test_hosts_that_are_no_address_network_or_name_are_refused(host: str) -> None:
+    assert any("hosts" in path for path in faults_of({"sources": [{"name": "a", "ae_titles": ["A"], "hosts": [host]}]}))
+
+
+def test_a_missing_or_broken_file_is_a_clear_fault(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="dicom-node init"):
+        load_settings(tmp_path / "absent.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[node\n")
+    with pytest.raises(InvalidSettings, match="valid TOML"):
+        load_settings(broken)
+
+
+def test_relative_data_dir_starts_at_the_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\ndata_dir = "held"\n')
+    assert load_settings(file).node.data_dir == tmp_path / "held"
+
+
+def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(render_example())
+    settings = load_settings(file)
+    assert [route.name for route in settings.routes] == ["radiographs", "everything-else"]
+    # Uncommented, every default must parse to the same settings: a comment that lies would be found here.
+    lines = render_example().splitlines()
+    uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
+    file.write_text("\n".join(line for line in uncommented if not line.endswith(" =")))
+    again = load_settings(file)
+    assert again == settings
+
+
+def _is_setting(line: str) -> bool:
+    name = line.split(" =")[0]
+    models = [LISTS.get(n, f.annotation) for n, f in Settings.model_fields.items()]
+    known = {
+        key
+        for model in models
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        for key in model.model_fields
+    }
+    return (
+        name in known
+        or line == "[destinations.retry]"
+        or name in {"initial_delay_s", "factor", "max_delay_s", "jitter", "max_age_h"}
+    )
+
+
+def test_schema_example_and_documentation_say_the_same() -> None:
+    assert (REPOSITORY / "config" / "node.example.toml").read_text() == render_example()
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == render_reference()
+
+
+def test_every_setting_has_a_sentence() -> None:
+    def walk(model: type[BaseModel]) -> None:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                walk(field.annotation)
+            elif model is not Settings:
+                assert field.description, f"{model.__name__}.{name}"
+                assert field.description.endswith("."), f"{model.__name__}.{name}"
+
+    for model in (Settings, *LISTS.values()):
+        walk(model)
