@@ -140,9 +140,6 @@ class DestinationSettings(_Table):
     calling_ae_title: AeTitle | None = Field(
         None, description="AE title that we call with, where it differs from the node's own."
     )
-    max_pdu_bytes: int = Field(
-        1_048_576, ge=4096, le=134_217_728, description="Largest PDU that we send if the peer allows it, in bytes."
-    )
     connect_timeout_s: Seconds = Field(10.0, description="Longest wait for the TCP connection, in seconds.")
     acse_timeout_s: Seconds = Field(
         30.0, description="Longest wait for the answer to an association request, in seconds."

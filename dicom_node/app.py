@@ -221,7 +221,10 @@ def _workflows(state: State) -> Workflows:
         ledger=DeliveryLedger(state.database),
         store=state.store,
         settings={d.name: d for d in settings.destinations},
-        destinations={d.name: StorageScu(d, node_ae_title=settings.node.ae_title) for d in settings.destinations},
+        destinations={
+            d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
+            for d in settings.destinations
+        },
         clock=time.time,
         rng=random.Random(),
     )

@@ -140,7 +140,7 @@ class ImageEnhancer:
         self, part10: Part10File, model: LoadedModel, route: RouteSettings, series_at: float, begin: float
     ) -> tuple[EnhancementRecord, DerivedInstance | None]:
         spec = read_spec(part10.header)
-        with frame_writer(spec) as writer:
+        with frame_writer(spec, folder=self._store.scratch) as writer:
             with model.lock:
                 denoised = _denoise(part10, spec, model.denoiser, route.strength_value, writer)
             if not denoised.strengths:

@@ -74,6 +74,8 @@ class InstanceStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
+        self.scratch = self._incoming
+        """Folder for temporary files of any size, on the same disk; what a crash leaves in it is swept."""
         self._objects = root / "objects"
         self._quarantine = root / "quarantine"
         shards = [self._objects / f"{n:02x}" for n in range(256)]

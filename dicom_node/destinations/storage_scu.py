@@ -172,7 +172,6 @@ class StorageScu:
             called_ae_title=settings.ae_title,
             calling_ae_title=self.peer.calling_ae_title,
             contexts=contexts,
-            max_pdu_bytes=settings.max_pdu_bytes,
             connect_timeout_s=settings.connect_timeout_s,
             acse_timeout_s=settings.acse_timeout_s,
             dimse_timeout_s=settings.dimse_timeout_s,

@@ -117,6 +117,12 @@ class DeliveryLedger:
                 counted = connection.scalar(select(delivery.c.attempts).where(delivery.c.id == delivery_id))
                 if counted != attempt + 1:
                     raise IllegalTransition(f"delivery {delivery_id} is past attempt {attempt}")
+                # What was on its way when the process ended, the destination may have; nobody noted which it was.
+                connection.execute(
+                    update(delivery_item)
+                    .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
+                    .values(in_doubt=True)
+                )
             change_state(connection, delivery, delivery_id, DELIVERY, DeliveryState, "begin", at=self._database.now())
 
     def pending_objects(self, delivery_id: int) -> list[PendingObject]:

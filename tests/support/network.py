@@ -273,7 +273,7 @@ class RunningReceiver:
 
     def stored_files(self) -> list[bytes]:
         """Return the content of every object outside of quarantine."""
-        return [self.store.path(key).read_bytes() for key in self.store]
+        return [path.read_bytes() for path in map(self.store.path, self.store.keys())]
 
 
 @contextlib.contextmanager
