@@ -86,23 +86,25 @@ class Admission:
         return rejection
 
     def end(self, admitted: Admitted, outcome: str, acknowledged: int) -> None:
-        """Give the place back and close the association's row, for which its series wait.
+        """Close the association's row, for which its series wait, and give the place back.
 
         While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
         closed at the next start.
         """
-        with self._lock:
-            self._associations -= 1
         delay_s = _FIRST_DELAY_S
-        while True:
-            try:
-                self._ledger.close_association(admitted.association_id, outcome=outcome, acknowledged=acknowledged)
-                return
-            except LedgerUnavailable as error:
-                log.error("The end of an association could not be recorded", extra={"error": str(error)})
-            if self._stopping.wait(delay_s):
-                return
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        try:
+            while True:
+                try:
+                    self._ledger.close_association(admitted.association_id, outcome=outcome, acknowledged=acknowledged)
+                    return
+                except LedgerUnavailable as error:
+                    log.error("The end of an association could not be recorded", extra={"error": str(error)})
+                if self._stopping.wait(delay_s):
+                    return
+                delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        finally:
+            with self._lock:
+                self._associations -= 1
 
     def _open(self, request: AssociationRequest) -> Admitted:
         association_id = self._ledger.open_association(

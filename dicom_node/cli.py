@@ -23,6 +23,7 @@ from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
 from dicom_node import __version__, diagnosis, reports, sending
+from dicom_node import app as application
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.part10 import open_part10
@@ -139,15 +140,15 @@ def run(
 ) -> int:
     """Run the node: the receiver and the workers, as processes that are watched and restarted."""
     settings = load_settings(config)
-    # Imported here: PyTorch takes seconds to load, and no other command needs it.
-    from dicom_node import app as application
-
     if supervised:
         application.end_with_supervisor()
     if role is RoleName.RECEIVER:
         return application.run_receiver(settings)
     if role is RoleName.WORKER:
-        return application.run_worker(settings, number)
+        # Imported here: PyTorch takes seconds and memory to load, and nothing else needs it.
+        from dicom_node.worker import run_worker
+
+        return run_worker(settings, number)
     return application.supervise(settings, config)
 
 

@@ -145,6 +145,7 @@ class DataPhase:
         self._deadline: float | None = None
         self._releasing = False
         self._interrupted = False
+        self._is_finished = False
 
     # ------------------------------------------------------------------ receiving
 
@@ -341,7 +342,7 @@ class DataPhase:
     # ------------------------------------------------------------------ ending
 
     def confirm_release(self) -> None:
-        """Answer A-RELEASE-RQ, wait a moment for the peer to close, and close (PS3.8 9.2, AR-4)."""
+        """Answer A-RELEASE-RQ: the association is over, the connection is left to `close` (PS3.8 9.2, AR-4)."""
         self._finish(_pdu_header.pack(_A_RELEASE_RP, 0, 4) + bytes(4))
 
     def request_release(self, timeout_s: float) -> bool:
@@ -367,17 +368,21 @@ class DataPhase:
             return True
         except (PeerSilent, ProtocolViolation):
             self.abort(SERVICE_PROVIDER, 0)
+            self.close()
             return False
         except (DataPhaseError, OSError):
             self.close()
             return False
 
     def abort(self, source: int = SERVICE_USER, reason: int = 0) -> None:
-        """Send A-ABORT, wait a moment for the peer to close, and close (PS3.8 9.2, AA-1, AA-8)."""
+        """Send A-ABORT: the association is over, the connection is left to `close` (PS3.8 9.2, AA-1, AA-8)."""
         self._finish(_pdu_header.pack(_A_ABORT, 0, 4) + bytes((0, 0, source, reason)))
 
     def close(self) -> None:
-        """Close the transport connection; safe to call again."""
+        """Close the connection; after a last PDU of ours the peer is given a moment to read it. Safe to call again."""
+        if self._is_finished:
+            self._is_finished = False
+            close_gently(self._sock)
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
@@ -392,7 +397,8 @@ class DataPhase:
         with contextlib.suppress(OSError):
             self._sock.settimeout(CLOSE_WAIT_S)
             self._sock.sendall(last_pdu)
-        close_gently(self._sock)
+            self._sock.shutdown(socket.SHUT_WR)
+        self._is_finished = True
 
 
 def close_gently(sock: socket.socket) -> None:

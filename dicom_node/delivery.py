@@ -76,7 +76,7 @@ class Courier:
             )
 
         try:
-            destination.deliver([self._item(o) for o in self.ledger.pending_objects(delivery_id)], on_outcome=note)
+            destination.deliver([self._item(o) for o in self.ledger.take_objects(delivery_id)], on_outcome=note)
         except LedgerUnavailable:
             raise
         except Exception as error:

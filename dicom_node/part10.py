@@ -6,6 +6,7 @@ changed can be written back exactly; pixel data is located and never loaded.
 
 from __future__ import annotations
 
+import re
 import struct
 import tempfile
 import zlib
@@ -46,6 +47,7 @@ UNREADABLE: Final = (
 _LONG_VRS: Final = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
+_QUOTED: Final = re.compile(r"b?'.*'|b?\".*\"")
 _UNDEFINED: Final = 0xFFFFFFFF
 _CHUNK: Final = 1 << 20
 
@@ -134,7 +136,9 @@ def readable(what: str) -> Iterator[None]:
             # pydicom raises bare OSErrors too; one with a number comes from the disk.
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedPixels(f"{what} can't be read: {first_line}") from error
+        # pydicom quotes the values that it stumbles over, and values may be the patient's.
+        reason = _QUOTED.sub("...", first_line)[:200]
+        raise UnsupportedPixels(f"{what} can't be read: {reason}") from error
 
 
 def detached_view(ds: Dataset) -> Dataset:
@@ -166,6 +170,14 @@ def _guess_transfer_syntax(file: BinaryIO) -> str:
     file.seek(start)
     # Group 0008 of a big endian data set reads as 0800 here.
     return str(ExplicitVRBigEndian if struct.unpack("<H", head[:2])[0] >= 0x0100 else ExplicitVRLittleEndian)
+
+
+def _check_length(element: RawDataElement | DataElement) -> None:
+    # pydicom takes a value that the end of the file cuts off for a shorter one.
+    if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
+        found = len(element.value or b"")
+        if found != element.length:
+            raise EOFError(f"element {element.tag} is cut off after {found} of {element.length} bytes")
 
 
 def _starts_explicit(stream: BinaryIO) -> bool:
@@ -202,7 +214,12 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
         generator = data_element_generator(
             stream, implicit, little, stop_when=lambda tag, _vr, _length: tag.group == PIXEL_DATA.group
         )
-        elements.update((element.tag, element) for element in generator)
+        position = stream.tell()
+        for element in generator:
+            _check_length(element)
+            elements[element.tag] = element
+            position = stream.tell()
+        stream.seek(position)
         located = _locate_element(stream, implicit=implicit, little=little)
         if located is None:
             break
@@ -221,8 +238,10 @@ def _locate_element(stream: BinaryIO, *, implicit: bool, little: bool) -> tuple[
     """Return tag and place of the element that starts here and leave the stream after it; None at the end."""
     order = "<" if little else ">"
     head = stream.read(8)
-    if not head:
+    if not head.strip(b"\0") and len(head) < 8:
         return None
+    if len(head) < 8:
+        raise EOFError("the last element is cut off")
     group, number = struct.unpack(order + "HH", head[:4])
     vr = "OW"
     if implicit:

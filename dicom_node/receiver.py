@@ -120,6 +120,7 @@ class Receiver:
 
     def _serve(self, sock: socket.socket) -> None:
         admitted: Admitted | None = None
+        service: StorageScp | None = None
         outcome, acknowledged = AssociationOutcome.LOST, 0
 
         def judge(request: AssociationRequest) -> Rejection | None:
@@ -153,16 +154,19 @@ class Receiver:
             )
             with self._registered(service):
                 outcome = service.run()
-                acknowledged = service.acknowledged
+                acknowledged = service.acknowledged - service.duplicates
         except NegotiationFailed as error:
             log.info("No association", extra={"reason": str(error)})
         except Exception:
             # The top of this thread: whatever one peer brings about must not reach the others.
             log.exception("An association ended by an unforeseen error")
         finally:
-            sock.close()
+            # The series of the association wait for its end, so that comes before the connection's.
             if admitted is not None:
                 self._admission.end(admitted, outcome.value, acknowledged)
+            if service is not None:
+                service.close()
+            sock.close()
 
     @contextlib.contextmanager
     def _registered(self, service: StorageScp) -> Iterator[None]:

@@ -102,9 +102,14 @@ class StorageScp:
         }
         self.acknowledged = 0
         """C-STORE requests that were answered with success."""
+        self.duplicates = 0
+        """Those among them whose object was there before."""
 
     def run(self) -> AssociationOutcome:
-        """Answer requests until the association ends, end it by the standard, and return how it ended."""
+        """Answer requests until the association ends, end it by the standard, and return how it ended.
+
+        The connection stays open for its last PDU to be read: `close` is to follow.
+        """
         phase = self._association.phase
         log.info("Association accepted", extra=self._facts)
         try:
@@ -115,10 +120,8 @@ class StorageScp:
             phase.confirm_release()
         except PeerAborted as error:
             outcome, reason = AssociationOutcome.ABORTED, str(error)
-            phase.close()
         except ConnectionLost as error:
             outcome, reason = AssociationOutcome.LOST, str(error)
-            phase.close()
         except ProtocolViolation as error:
             outcome, reason = AssociationOutcome.ABORTED, str(error)
             phase.abort(error.source, error.reason)
@@ -133,6 +136,10 @@ class StorageScp:
             extra={**self._facts, "outcome": outcome.value, "reason": reason, "acknowledged": self.acknowledged},
         )
         return outcome
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._association.phase.close()
 
     def interrupt(self) -> None:
         """Make `run` abort the association soon; to be called by another thread."""
@@ -219,6 +226,7 @@ class StorageScp:
         # If the ledger fails above, the file stays: the commit may have happened all the same, and a row without
         # its file would be a loss, while a file without a row is found by comparing the two.
         if recorded.outcome is RecordOutcome.DUPLICATE:
+            self.duplicates += 1
             self._store.delete(stored.key)
 
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:

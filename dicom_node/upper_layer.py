@@ -242,6 +242,7 @@ class RequestedAssociation:
         if self._is_open:
             self._is_open = False
             self._phase.abort()
+            self._phase.close()
 
     def __enter__(self) -> Self:
         return self
@@ -286,10 +287,12 @@ class RequestedAssociation:
         except ProtocolViolation as error:
             self._is_open = False
             self._phase.abort(error.source, error.reason)
+            self._phase.close()
             raise AssociationAborted(f"{self._where}: {error}") from error
         except ReleaseRequested as error:
             self._is_open = False
             self._phase.confirm_release()
+            self._phase.close()
             raise AssociationAborted(f"{self._where}: the peer released the association before its answer") from error
         except DataPhaseError as error:
             self._is_open = False

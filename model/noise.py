@@ -110,6 +110,10 @@ class Stabiliser:
         """Return the stabilised value: noise of standard deviation 1 wherever the curve is right."""
         return self.forward64(value).astype(np.float32)
 
+    def expectation(self, signal: NDArray[np.floating]) -> FloatArray:
+        """Return the expectation of the stabilised noisy value where the signal is known: undone by `inverse`."""
+        return _interpolate(signal, self._means, self._expected).astype(np.float32)
+
     def inverse(self, stabilised: NDArray[np.floating]) -> FloatArray:
         """Return the expected value for an estimate of the *expectation* of the stabilised value."""
         return _interpolate(stabilised, self._expected, self._means).astype(np.float32)

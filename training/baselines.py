@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import restoration
 
+from training.bm3d import bm3d
+
 FloatArray = NDArray[np.float32]
 Filter = Callable[[FloatArray, float], FloatArray]
 
@@ -45,6 +47,7 @@ BASELINES: dict[str, tuple[Filter, tuple[float, ...]]] = {
     "gaussian": (gaussian, (0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3)),
     "total variation": (total_variation, (0.7, 1.0, 1.5, 2.2, 3.2, 4.5)),
     "wavelet": (wavelet, (1.0, 1.5, 2.0, 3.0, 4.0)),
+    "bm3d": (bm3d, (1.0, 1.3, 1.7, 2.2)),
     "nlm": (non_local_means, (0.6, 0.9, 1.3, 1.8, 2.5)),
 }
 """Name to filter and the values of its one parameter among which validation chooses."""

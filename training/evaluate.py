@@ -42,7 +42,8 @@ KERNELS: dict[str, NDArray[np.float64]] = {
     "soft": gaussian_kernel(2.2),
 }
 OPEN_FIELD = 12000.0
-SIDE = 512
+SIDE = 384
+TUNING_SIDE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +76,11 @@ class Row:
     ssim: float
 
 
-def make_case(image: CleanImage, *, dose: str, kernel: str, seed: int) -> Case:
+def make_case(image: CleanImage, *, dose: str, kernel: str, seed: int, side: int = SIDE) -> Case:
     """Expose the central part of a clean image; the seed fixes the noise."""
     a = image.attenuation
-    y0, x0 = max(0, (a.shape[0] - SIDE) // 2), max(0, (a.shape[1] - SIDE) // 2)
-    a = a[y0 : y0 + SIDE, x0 : x0 + SIDE]
+    y0, x0 = max(0, (a.shape[0] - side) // 2), max(0, (a.shape[1] - side) // 2)
+    a = a[y0 : y0 + side, x0 : x0 + side]
     transmission = np.exp(-np.clip(a - a.min(), 0.0, 6.0)).astype(np.float32)
     factor = DOSES[dose]
     value_per_quantum = OPEN_FIELD * float(np.median(transmission)) / FULL_DOSE_QUANTA
@@ -240,7 +241,8 @@ def evaluate(denoiser: Denoiser, images: list[CleanImage], *, seeds: int, kernel
     started = time.monotonic()
     plan = [(image, dose, kernel, seed) for image in images for dose in DOSES for kernel in kernels
             for seed in range(seeds)]
-    tuning = [make_case(image, dose=dose, kernel="csi", seed=900) for image in images[::3] for dose in DOSES]
+    tuning = [make_case(image, dose=dose, kernel="csi", seed=900, side=TUNING_SIDE)
+              for image in images[::3] for dose in DOSES]
     tuned = {name: tune(tuning, name) for name in baselines}
     rows: list[Row] = []
     for image, dose, kernel, seed in track(plan, description="evaluating"):
@@ -267,17 +269,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("config/training/lite.toml"))
     parser.add_argument("--output", type=Path, default=Path("outputs/evaluation"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images-per-source", type=int, default=8)
+    parser.add_argument("--kernels", nargs="+", choices=sorted(KERNELS), default=sorted(KERNELS))
+    parser.add_argument("--baselines", nargs="*", choices=sorted(BASELINES), default=sorted(BASELINES))
     parser.add_argument("--quick", action="store_true", help="few images, one seed, CsI kernel, Gaussian only")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     denoiser = Denoiser.load(options.weights, device="auto")
-    images = validation_images(options.data, options.config, most_per_source=2 if options.quick else 8)
+    most = 2 if options.quick else options.images_per_source
+    images = validation_images(options.data, options.config, most_per_source=most)
     report = evaluate(
         denoiser, images, seeds=1 if options.quick else options.seeds,
-        kernels=("csi",) if options.quick else tuple(KERNELS),
-        baselines=("gaussian",) if options.quick else tuple(BASELINES), output=options.output,
+        kernels=("csi",) if options.quick else options.kernels,
+        baselines=("gaussian",) if options.quick else options.baselines, output=options.output,
     )
     shown = [line for line in report["summary"] if options.quick or line["source"] in ("real sources", "phantom")]
     show(shown, Console())

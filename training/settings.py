@@ -34,6 +34,20 @@ class ImageFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairFolder:
+    """Two folders with images of the same names, pixel on pixel: ``low`` dose and ``high`` dose.
+
+    ``domain`` is ``linear``, ``log`` or ``display``. The high-dose image is the target as it is: where its own
+    noise is not far below that of the low-dose one, the network learns to keep that part.
+    """
+
+    name: str
+    low: str
+    high: str
+    domain: str = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseRange:
     """What the simulator draws from; ranges are ``(low, high)``.
 
@@ -78,8 +92,10 @@ class TrainingSettings:
     share_phantoms: float = 0.3
     phantoms: int = 60
     dead_leaves: int = 60
+    share_pairs: float = 0.5
     noise: NoiseRange = field(default_factory=NoiseRange)
     images: tuple[ImageFolder, ...] = ()
+    pairs: tuple[PairFolder, ...] = ()
 
 
 def load_settings(path: Path) -> TrainingSettings:
@@ -96,7 +112,10 @@ def load_settings(path: Path) -> TrainingSettings:
     images = tuple(
         _build(ImageFolder, table, f"images[{i}]", faults) for i, table in enumerate(raw.pop("images", []))
     )
-    top = _build(TrainingSettings, {**raw, "noise": noise, "images": images}, "", faults)
+    pairs = tuple(
+        _build(PairFolder, table, f"pairs[{i}]", faults) for i, table in enumerate(raw.pop("pairs", []))
+    )
+    top = _build(TrainingSettings, {**raw, "noise": noise, "images": images, "pairs": pairs}, "", faults)
     if faults:
         raise SettingsError(f"{path}: " + "; ".join(faults))
     return top

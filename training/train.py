@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from model.resnet_unet import ResnetUnet, channels_last
 from training.dataset import CropSource, MixedSource, Split, load_split, made_by_code
+from training.pairs import PairSource, joined, load_pairs
 from training.settings import ImageFolder, TrainingSettings, load_settings
 from training.synthesis import Batch, NoiseSynthesis
 
@@ -170,7 +171,16 @@ class Run:
     log: Callable[[dict[str, Any]], None]
 
 
-def train(trainer: Trainer, source: MixedSource, batches: list[Batch], run: Run) -> None:
+def next_batch(trainer: Trainer, source: MixedSource, pairs: PairSource) -> Batch:
+    """Return simulated samples, and real pairs in their share where there are any."""
+    settings = trainer.settings
+    real = round(settings.share_pairs * settings.batch) if len(pairs) else 0
+    attenuation, own_noise = source.batch(max(1, settings.batch - real), settings.patch, trainer.rng)
+    simulated = trainer.synthesis.batch(attenuation, own_noise)
+    return joined(simulated, pairs.batch(real, settings.patch, trainer.rng)) if real else simulated
+
+
+def train(trainer: Trainer, source: MixedSource, pairs: PairSource, batches: list[Batch], run: Run) -> None:
     """Run until the wall-clock budget is used; checkpoint and validate on the way."""
     settings = trainer.settings
     last, saved, validated = time.monotonic(), trainer.elapsed_s, trainer.elapsed_s
@@ -179,8 +189,7 @@ def train(trainer: Trainer, source: MixedSource, batches: list[Batch], run: Run)
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=run.budget_s, completed=round(trainer.elapsed_s))
         while trainer.elapsed_s < run.budget_s:
-            attenuation, own_noise = source.batch(settings.batch, settings.patch, trainer.rng)
-            loss = trainer.train_step(trainer.synthesis.batch(attenuation, own_noise))
+            loss = trainer.train_step(next_batch(trainer, source, pairs))
             now = time.monotonic()
             trainer.elapsed_s += now - last
             last = now
@@ -257,7 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     source = MixedSource(settings, split)
     batches = validation_batches(settings, split)
-    train(trainer, source, batches, Run(folder=options.output, budget_s=budget_s, log=log))
+    pairs = PairSource(load_pairs(options.data, settings.pairs))
+    train(trainer, source, pairs, batches, Run(folder=options.output, budget_s=budget_s, log=log))
     return 0
 
 

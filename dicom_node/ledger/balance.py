@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.schema import (
@@ -110,14 +110,15 @@ class BalanceLedger:
             acknowledged = connection.execute(
                 select(association.c.id, association.c.acknowledged).where(association.c.acknowledged.is_not(None))
             ).all()
-            stored = dict(connection.execute(_STORED_BY_ASSOCIATION).tuples().all())
+            stored = {row[0]: row[1] for row in connection.execute(_STORED_BY_ASSOCIATION)}
         for association_id, said in acknowledged:
-            # Duplicates are acknowledged without a row of their own, so more may be said than stands here, never less.
-            if stored.get(association_id, 0) > said:
+            # More may be recorded than was acknowledged: where the ledger failed in the middle of a commit the sender
+            # was told so, and sends again.
+            if stored.get(association_id, 0) < said:
                 result.findings.append(
                     Imbalance(
                         subject=f"association {association_id}",
-                        finding=f"{stored[association_id]} instances recorded, only {said} acknowledged",
+                        finding=f"{said} instances acknowledged, only {stored.get(association_id, 0)} recorded",
                     )
                 )
         for name, count in _named(result):
@@ -199,22 +200,24 @@ class BalanceLedger:
 
 # One line per received instance: how many of the delivery items that stand for it (itself or what was derived from
 # it) are sent, refused, or still to go.
-_derived = instance.alias("derived")
+_carried = instance.alias("carried")
 
 
-def _items(state: ItemState) -> Any:
-    stands_for = (delivery_item.c.instance_id == instance.c.id) | (
-        delivery_item.c.instance_id.in_(select(_derived.c.id).where(_derived.c.source_id == instance.c.id))
+def _number(state: ItemState) -> ColumnElement[int]:
+    return func.sum(case((delivery_item.c.state == state.value, 1), else_=0)).label(state.value)
+
+
+_items = (
+    select(
+        func.coalesce(_carried.c.source_id, _carried.c.id).label("received_id"),
+        _number(ItemState.SENT),
+        _number(ItemState.REFUSED),
+        _number(ItemState.PENDING),
     )
-    return (
-        select(func.count())
-        .select_from(delivery_item)
-        .where(stands_for, delivery_item.c.state == state.value)
-        .correlate(instance)
-        .scalar_subquery()
-    )
-
-
+    .join(_carried, _carried.c.id == delivery_item.c.instance_id)
+    .group_by(func.coalesce(_carried.c.source_id, _carried.c.id))
+    .subquery("items")
+)
 _FATES = (
     select(
         instance.c.id,
@@ -223,11 +226,12 @@ _FATES = (
         instance.c.study_instance_uid,
         instance.c.state,
         arrival.c.state.label("arrival_state"),
-        _items(ItemState.SENT).label("sent"),
-        _items(ItemState.REFUSED).label("refused"),
-        _items(ItemState.PENDING).label("left"),
+        func.coalesce(_items.c.sent, 0).label("sent"),
+        func.coalesce(_items.c.refused, 0).label("refused"),
+        func.coalesce(_items.c.pending, 0).label("left"),
     )
     .outerjoin(arrival, arrival.c.id == instance.c.arrival_id)
+    .outerjoin(_items, _items.c.received_id == instance.c.id)
     .where(instance.c.origin == "received")
 )
 _STORED_BY_ASSOCIATION = (

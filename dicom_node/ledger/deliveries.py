@@ -103,30 +103,33 @@ class DeliveryLedger:
             If it is not to be sent (held, sent, refused ...), or another workflow makes a later attempt.
         """
         with self._database.write() as connection:
-            taken = connection.execute(
-                update(delivery)
-                .where(
-                    delivery.c.id == delivery_id,
-                    delivery.c.state == DeliveryState.PENDING.value,
-                    delivery.c.attempts == attempt,
-                )
-                .values(attempts=attempt + 1)
-            ).rowcount
-            if not taken:
+            row = connection.execute(
+                select(delivery.c.state, delivery.c.attempts).where(delivery.c.id == delivery_id).with_for_update()
+            ).one_or_none()
+            known = (
+                (DeliveryState.PENDING.value, attempt),
                 # The same workflow goes on after a crash: then the attempt is counted already.
-                counted = connection.scalar(select(delivery.c.attempts).where(delivery.c.id == delivery_id))
-                if counted != attempt + 1:
-                    raise IllegalTransition(f"delivery {delivery_id} is past attempt {attempt}")
-                # What was on its way when the process ended, the destination may have; nobody noted which it was.
-                connection.execute(
-                    update(delivery_item)
-                    .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
-                    .values(in_doubt=True)
-                )
-            change_state(connection, delivery, delivery_id, DELIVERY, DeliveryState, "begin", at=self._database.now())
+                (DeliveryState.SENDING.value, attempt + 1),
+            )
+            if row is None or (row.state, row.attempts) not in known:
+                raise IllegalTransition(f"delivery {delivery_id} is not there, or past attempt {attempt}")
+            change_state(
+                connection,
+                delivery,
+                delivery_id,
+                DELIVERY,
+                DeliveryState,
+                "begin",
+                at=self._database.now(),
+                attempts=attempt + 1,
+            )
 
-    def pending_objects(self, delivery_id: int) -> list[PendingObject]:
-        """Return what is left to send, in the order of reception, originals first."""
+    def take_objects(self, delivery_id: int) -> list[PendingObject]:
+        """Return what is left to send, in the order of reception, originals first, and put it in doubt.
+
+        From here on the destination may have any of it, until `record_item` says what it answered: if the process
+        ends in between, the next attempt learns that from `in_doubt`.
+        """
         query = (
             select(
                 instance.c.id,
@@ -141,8 +144,8 @@ class DeliveryLedger:
             .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
             .order_by(instance.c.id)
         )
-        with self._database.read() as connection:
-            return [
+        with self._database.write() as connection:
+            left = [
                 PendingObject(
                     instance_id=row.id,
                     sop_class_uid=row.sop_class_uid,
@@ -154,6 +157,12 @@ class DeliveryLedger:
                 )
                 for row in connection.execute(query)
             ]
+            connection.execute(
+                update(delivery_item)
+                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
+                .values(in_doubt=True)
+            )
+            return left
 
     def record_item(
         self,

@@ -98,7 +98,15 @@ class ReceptionLedger:
             return association_id
 
     def close_association(self, association_id: int, *, outcome: str, acknowledged: int) -> None:
-        """Record how an association ended ("released", "aborted", "lost"), and the objects acknowledged on it."""
+        """Record how an association ended.
+
+        Parameters
+        ----------
+        outcome
+            "released", "aborted" or "lost".
+        acknowledged
+            Objects answered with success that have a row of their own: duplicates don't count.
+        """
         with self._database.write() as connection:
             connection.execute(
                 update(association)

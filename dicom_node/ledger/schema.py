@@ -47,7 +47,7 @@ association = Table(
     Column("opened_at", _Time, nullable=False),
     Column("closed_at", _Time),
     Column("outcome", String(16)),
-    Column("acknowledged", Integer),  # objects answered with success, as counted by the receiver itself
+    Column("acknowledged", Integer),  # answered with success, duplicates apart, as counted by the receiver itself
     Index("association_open", "closed_at"),
 )
 

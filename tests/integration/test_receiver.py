@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -76,8 +77,8 @@ def test_an_object_is_stored_as_it_came_and_recorded(tmp_path: Path) -> None:
         (content,) = running.stored_files()
         assert content.endswith(body)
         assert len(content) - len(body) < 600
-        row = "SELECT sop_instance_uid, study_instance_uid, series_instance_uid, transfer_syntax_uid, state, dataset_offset"
-        assert running.rows(row + " FROM instance") == [
+        identifiers = "sop_instance_uid, study_instance_uid, series_instance_uid, transfer_syntax_uid"
+        assert running.rows(f"SELECT {identifiers}, state, dataset_offset FROM instance") == [
             ("1.2.3.77", "1.2.3", "1.2.3.1", EXPLICIT, "stored", len(content) - len(body))
         ]
 
@@ -493,11 +494,10 @@ def test_connections_that_say_nothing_are_bounded_and_hold_up_nobody(tmp_path: P
 def test_trickled_request_is_cut_off(tmp_path: Path) -> None:
     with running_receiver(tmp_path, acse_timeout_s=1.0) as running, RawPeer(running.port) as peer:
         begin = time.monotonic()
-        with pytest.raises((OSError, AssertionError)):
+        with contextlib.suppress(OSError):
             for byte in associate_rq():
                 peer.send(bytes((byte,)))
                 time.sleep(0.05)
-                assert time.monotonic() - begin < 8
         assert 0.5 < time.monotonic() - begin < 8
 
 
@@ -576,6 +576,7 @@ def _resident_bytes() -> int:
 def test_stop_lets_an_association_finish(tmp_path: Path) -> None:
     with running_receiver(tmp_path) as running, RawPeer(running.port) as peer, RawPeer(running.port) as late:
         peer.associate()
+        port = running.port
         stopping = threading.Thread(target=running.receiver.stop, args=(10,))
         stopping.start()
         time.sleep(0.2)
@@ -587,7 +588,7 @@ def test_stop_lets_an_association_finish(tmp_path: Path) -> None:
         assert not stopping.is_alive()
         assert running.rows("SELECT outcome, acknowledged FROM association") == [("released", 1)]
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection((LOOPBACK, running.receiver.port))
+            socket.create_connection((LOOPBACK, port))
 
 
 def test_stop_aborts_what_does_not_finish_in_time(tmp_path: Path) -> None:

@@ -286,6 +286,7 @@ def running_receiver(
     **changes: object,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver in `folder`; `changes` are settings of the receiver table."""
+    folder.mkdir(parents=True, exist_ok=True)
     database = Database(ledger_url("", folder))
     database.create()
     ledger = ledger_type(database, receiver="test")

@@ -54,6 +54,15 @@ def test_the_estimator_for_white_noise_fails_where_ours_holds() -> None:
     assert found.median_sigma == pytest.approx(100.0, rel=0.05)
 
 
+@pytest.mark.parametrize("fwhm_px", [0.0, 1.0, 2.0, 3.0])
+def test_the_bias_of_the_low_percentile_is_taken_off(fwhm_px: float) -> None:
+    law = NoiseLaw(structure=0.0, quantum=10.0, electronic=0.1)
+    detector = Detector(law=law, kernel=gaussian_kernel(fwhm_px))
+    found = estimate_noise(expose(np.full((800, 800), 1000.0), detector, np.random.default_rng(2)), domain=Domain.LINEAR)
+    assert isinstance(found, NoiseEstimate)
+    assert found.median_sigma == pytest.approx(100.0, rel=0.04)
+
+
 def test_logarithmic_noise_is_found_without_a_law() -> None:
     noisy, truth, law = exposure(WANG_2014_CSI)
     found = estimate_noise(1000 * np.log(np.maximum(noisy, 1.0)), domain=Domain.LOG)

@@ -56,6 +56,11 @@ def receive_whole(phase: DataPhase) -> tuple[int, str, bytes]:
     return context_id, command.sop_instance_uid, bytes(received)
 
 
+def receive_all(phase: DataPhase) -> None:
+    while True:
+        receive_whole(phase)
+
+
 MESSAGES = {
     "one PDU for all": pdu(4, pdv(1, 3, store_rq()) + pdv(1, 2, b"abcdef")),
     "PDU per PDV": pdu(4, pdv(1, 3, store_rq())) + pdu(4, pdv(1, 0, b"ab")) + pdu(4, pdv(1, 2, b"cdef")),
@@ -138,8 +143,7 @@ def test_violations_name_what_the_abort_must_say(
     phase, peer = ends
     peer.sendall(encoded)
     with pytest.raises(ProtocolViolation) as caught:
-        for _ in range(2):
-            receive_whole(phase)
+        receive_all(phase)
     assert (caught.value.source, caught.value.reason) == source_and_reason
 
 
@@ -151,8 +155,7 @@ def test_any_bytes_end_in_an_error_of_the_data_phase(encoded: bytes) -> None:
         theirs.sendall(encoded)
         theirs.close()
         with pytest.raises(DataPhaseError):
-            while True:
-                receive_whole(make_phase(ours))
+            receive_all(make_phase(ours))
 
 
 def test_release_abort_and_loss_are_told_apart(ends: tuple[DataPhase, socket.socket]) -> None:
@@ -279,7 +282,8 @@ def test_a_peer_that_takes_nothing_is_given_up() -> None:
 def test_our_abort_reaches_a_peer_that_still_sends(ends: tuple[DataPhase, socket.socket]) -> None:
     phase, peer = ends
     peer.sendall(echo_rq() * 1000)
-    closer = threading.Thread(target=phase.abort, args=(2, 6))
+    phase.abort(2, 6)
+    closer = threading.Thread(target=phase.close)
     closer.start()
     assert peer.recv(10) == pdu(7, bytes((0, 0, 2, 6)))
     peer.close()

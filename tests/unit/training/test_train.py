@@ -14,10 +14,13 @@ from model.denoiser import Denoiser
 from model.noise import NoiseLaw, Stabiliser
 from training.dataset import MixedSource, Split, split_by_patient
 from training.images import CleanImage, clean_images, reduce, residual_noise
+from training.lowdose import Detector, expose
+from training.pairs import PairSource, load_pairs
+from training.phantom import phantom
 from training.publish import publish
-from training.settings import ImageFolder, NoiseRange, SettingsError, TrainingSettings, load_settings
+from training.settings import ImageFolder, NoiseRange, PairFolder, SettingsError, TrainingSettings, load_settings
 from training.synthesis import NoiseSynthesis, stabilise
-from training.train import Trainer, main, save_atomically
+from training.train import Trainer, main, next_batch, save_atomically
 
 SMALL = TrainingSettings(width=8, batch=4, patch=64, phantoms=2, dead_leaves=2, bfloat16=False, warmup_steps=2)
 
@@ -149,3 +152,25 @@ def test_the_published_settings_are_valid() -> None:
 
 def test_a_missing_folder_gives_no_images(tmp_path: Path) -> None:
     assert list(clean_images(tmp_path, ImageFolder(name="none", folder="absent"))) == []
+
+
+def test_real_pairs_meet_the_network_as_simulated_ones_do(tmp_path: Path) -> None:
+    law = NoiseLaw(structure=0.005, quantum=5.0, electronic=15.0)
+    truth = (3000 * phantom(256, 256, 51, anatomy="pelvis")).astype(np.float32)
+    noisy = expose(truth, Detector(law=law), np.random.default_rng(2))
+    for name, image in (("low", noisy), ("high", 4 * truth)):
+        (tmp_path / name).mkdir()
+        picture = sitk.GetImageFromArray(np.clip(image, 0, 65535).astype(np.uint16))
+        sitk.WriteImage(picture, str(tmp_path / name / "1.png"))
+    sitk.WriteImage(sitk.GetImageFromArray(noisy.astype(np.uint16)), str(tmp_path / "low" / "alone.png"))
+    pairs = load_pairs(tmp_path, (PairFolder(name="p", low="low", high="high"),))
+    assert len(pairs) == 1
+    noise = 8 * (pairs[0].z - pairs[0].target)
+    assert noise.std() == pytest.approx(1.0, abs=0.12)
+    assert abs(float(noise.mean())) < 0.05
+    batch = PairSource(pairs).batch(3, 300, np.random.default_rng(0))
+    assert batch.z.shape == batch.target.shape == (3, 1, 300, 300)
+    trainer = Trainer(SMALL, device="cpu", budget_s=1e6)
+    mixed = next_batch(trainer, source(), PairSource(pairs))
+    assert mixed.z.shape[0] == SMALL.batch
+    assert np.isfinite(trainer.train_step(mixed))

@@ -1,0 +1,179 @@
+"""The worker's composition: the engine, the workflows, the jobs and what they work with."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from dbos import DBOS
+from pydicom.dataset import Dataset
+
+from config.settings import RouteSettings, Settings
+from dicom_node.app import heartbeat, stop_event
+from dicom_node.delivery import Courier
+from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.housekeeping import Housekeeping, schedule_jobs
+from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
+from dicom_node.ledger.deliveries import DeliveryLedger
+from dicom_node.ledger.processes import ProcessLedger
+from dicom_node.ledger.retention import RetentionLedger
+from dicom_node.logs import configure_logging
+from dicom_node.part10 import open_part10
+from dicom_node.routing import SenderFacts, match_route, source_name
+from dicom_node.series_watch import SeriesWatch
+from dicom_node.state import EXIT_OK, State, open_state
+from dicom_node.workflows import WorkflowParts, Workflows
+from model.denoiser import Denoiser
+from model.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+# Fixed, so that an upgraded node takes up what the old one left. To be raised with a workflow whose steps changed.
+WORKFLOW_VERSION = "1"
+
+
+def run_worker(settings: Settings, number: int) -> int:
+    """Run a worker until SIGTERM or SIGINT; returns the exit code.
+
+    What it has in hand when the drain time is over is taken up at the next start.
+    """
+    configure_logging(settings.logging, f"worker-{number}")
+    stop = stop_event()
+    with open_state(settings) as state:
+        name = f"{settings.node.name}:worker-{number}"
+        processes = ProcessLedger(state.database, name=name, role="worker")
+        DBOS(
+            config={
+                "name": "lowdose-node",
+                "system_database_url": workflow_database_url(settings),
+                "application_version": WORKFLOW_VERSION,
+                "executor_id": name,
+                "log_level": "ERROR",
+                "enable_otlp": False,
+            }
+        )
+        # The engine installs a handler of its own; its lines shall look like ours.
+        logging.getLogger("dbos").handlers.clear()
+        workflows = _workflows(state)
+        with heartbeat(processes):
+            DBOS.launch()
+            workflows.register_queues()
+            scheduler = BackgroundScheduler(timezone="UTC")
+            schedule_jobs(scheduler, _housekeeping(state, workflows, processes))
+            scheduler.start()
+            log.info("Worker runs", extra={"weights": settings.model.weights})
+            stop.wait()
+            scheduler.shutdown(wait=True)
+            DBOS.destroy(workflow_completion_timeout_sec=int(settings.node.drain_s))
+    logging.shutdown()
+    # A thread of the engine that is still in an inference would hold up the end of the interpreter.
+    sys.stderr.flush()
+    os._exit(EXIT_OK)
+
+
+def workflow_database_url(settings: Settings) -> str:
+    """Return where the workflow engine keeps its state: a SQLite file in the data folder, or the same PostgreSQL."""
+    url = settings.node.database_url
+    if not url.startswith("postgresql"):
+        return f"sqlite:///{settings.node.data_dir / 'workflows.sqlite'}"
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | None]:
+    """Return the function that finds the route of the instance that opened an arrival."""
+
+    def find(stored: StoredInstance) -> RouteSettings | None:
+        sender = SenderFacts(
+            calling_ae_title=stored.calling_ae_title,
+            called_ae_title=stored.called_ae_title,
+            source=source_name(state.settings.sources, stored.calling_ae_title),
+        )
+        route, _ = match_route(state.settings.routes, _read_header(state.store, stored), sender)
+        return route
+
+    return find
+
+
+def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset:
+    try:
+        with open_part10(store.path(stored.key)) as part10:
+            return part10.header
+    except (UnsupportedPixels, OSError) as error:
+        # Only a route that asks nothing of the object can take it; that is the one that passes it through.
+        log.warning("Header can't be read", extra={"instance": stored.instance_id, "reason": str(error)})
+        return Dataset()
+
+
+def _workflows(state: State) -> Workflows:
+    settings = state.settings
+    arrivals = ArrivalLedger(state.database)
+    find_by_instance = route_finder(state)
+
+    def find_route(arrival: Arrival) -> RouteSettings | None:
+        try:
+            return settings.route(arrival.route or "")
+        except KeyError:
+            # The route was renamed or removed while the series was in work.
+            return find_by_instance(arrivals.first_instance(arrival.arrival_id))
+
+    courier = Courier(
+        ledger=DeliveryLedger(state.database),
+        store=state.store,
+        settings={d.name: d for d in settings.destinations},
+        destinations={
+            d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
+            for d in settings.destinations
+        },
+        clock=time.time,
+        rng=random.Random(),
+    )
+    return Workflows(
+        WorkflowParts(
+            settings=settings,
+            arrivals=arrivals,
+            deliveries=DeliveryLedger(state.database),
+            enhancer=ImageEnhancer(
+                store=state.store,
+                model=load_model(settings),
+                derivation=settings.derivation,
+                node_name=settings.node.name,
+            ),
+            courier=courier,
+            find_route=find_route,
+        )
+    )
+
+
+def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) -> Housekeeping:
+    watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=time.time)
+    return Housekeeping(
+        watch=watch,
+        workflows=workflows,
+        processes=processes,
+        retention=RetentionLedger(state.database),
+        store=state.store,
+        keep_s=state.settings.retention.keep_h * 3600,
+    )
+
+
+def load_model(settings: Settings) -> ModelAtHand:
+    """Load the denoiser; without usable weights the originals go on, and every one says why."""
+    try:
+        denoiser = Denoiser.load(
+            settings.model.weights,
+            device=settings.model.device,
+            memory_mb=settings.model.memory_mb,
+            threads=settings.model.threads or None,
+        )
+    except ModelError as error:
+        log.error("No usable weights: every image is passed through", extra={"reason": str(error)})
+        return NoModel(reason=f"the model can't be used: {error}")
+    return LoadedModel(denoiser=denoiser)

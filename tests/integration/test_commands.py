@@ -1,0 +1,153 @@
+"""The commands: one clear sentence for each mistake, documented exit codes, and JSON that is one object."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dicom_node import cli, state
+from tests.support.objects import cr_dataset, save
+from tests.support.peers import MockScp, closed_port
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    """A settings file as `init` writes it, its destination on a port where nothing listens."""
+    assert run("init", tmp_path / "node").returncode == 0
+    file = tmp_path / "node" / "node.toml"
+    with closed_port() as port:
+        file.write_text(file.read_text().replace("port = 11113", f"port = {port}"))
+    return file
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    import numpy as np
+
+    return save(cr_dataset(np.full((16, 16), 1000, dtype=np.uint16)), tmp_path / "image.dcm")
+
+
+def test_every_exit_code_is_documented_where_people_look() -> None:
+    codes = {getattr(state, name) for name in dir(state) if name.startswith("EXIT_")}
+    for text in (cli.__doc__ or "", (Path(__file__).parents[2] / "README.md").read_text()):
+        said = re.search(r"[Ee]xit codes:(.*?)\n\n", text.replace("\n\n", "\n\n") + "\n\n", re.DOTALL)
+        assert said is not None
+        assert {int(code) for code in re.findall(r"(?:^|;)\s*(\d)\s", said.group(1))} == codes
+
+
+def test_init_never_overwrites_a_settings_file(settings: Path) -> None:
+    before = settings.read_text()
+    again = run("init", settings.parent)
+    assert again.returncode == state.EXIT_USAGE
+    assert "exists and is left as it is" in again.stderr
+    assert settings.read_text() == before
+
+
+def test_check_names_every_fault_and_warns_of_what_is_never_forwarded(settings: Path, tmp_path: Path) -> None:
+    assert run("check", "-c", settings).returncode == 0
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[node]\nport = 0\nname = ""\n')
+    found = run("check", "-c", broken)
+    assert found.returncode == state.EXIT_USAGE
+    assert "node.port = 0" in found.stderr
+    assert "node.name = ''" in found.stderr
+    as_json = json.loads(run("check", "-c", broken, "--json").stdout)
+    assert {fault["path"] for fault in as_json["faults"]} == {"node.port", "node.name"}
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    assert len(json.loads(run("check", "-c", empty, "--json").stdout)["warnings"]) == 2
+
+
+def test_a_taken_port_ends_the_node_with_its_own_code_and_says_what_to_do(settings: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings.write_text(settings.read_text().replace("# port = 11112", f"port = {port}"))
+        ended = run("run", "-c", settings)
+    assert ended.returncode == state.EXIT_PORT
+    assert f"port {port}" in ended.stderr
+    assert "choose another node.port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_data_folder_that_is_a_file_ends_with_its_own_code(settings: Path) -> None:
+    data_dir = settings.parent / "node-data"
+    data_dir.rmdir()
+    data_dir.write_text("")
+    for command in (("status",), ("verify",), ("run",)):
+        ended = run(*command, "-c", settings)
+        assert ended.returncode == state.EXIT_DATA_DIR, ended
+        assert "can't be written" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_database_that_does_not_answer_ends_with_its_own_code(settings: Path) -> None:
+    with closed_port() as port:
+        url = f'database_url = "postgresql://u:secret@127.0.0.1:{port}/d"'
+        settings.write_text(settings.read_text().replace('# database_url = ""', url))
+        ended = run("status", "-c", settings)
+    assert ended.returncode == state.EXIT_LEDGER
+    assert "check node.database_url" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+def test_send_tells_where_nothing_listens_and_what_is_no_target(image: Path) -> None:
+    with closed_port() as port:
+        ended = run("send", image, "--to", f"LOWDOSE@127.0.0.1:{port}")
+    assert ended.returncode == state.EXIT_FOUND_FAULTS
+    assert "nothing listens" in ended.stderr
+    assert run("send", image, "--to", "LOWDOSE").returncode == state.EXIT_USAGE
+
+
+def test_send_tells_of_a_wrong_ae_title(image: Path) -> None:
+    with MockScp(called_ae_title="RIGHT") as scp:
+        ended = run("send", image, "--to", f"WRONG@127.0.0.1:{scp.port}", "--json")
+    assert ended.returncode == state.EXIT_FOUND_FAULTS
+    said = json.loads(ended.stdout)
+    assert said["sent"] == 0
+    assert "WRONG" in said["failed"][0]["reason"]
+
+
+def test_doctor_finds_a_dead_destination_and_a_good_one(settings: Path) -> None:
+    dead = run("doctor", "-c", settings, "--json")
+    assert dead.returncode == state.EXIT_FOUND_FAULTS
+    steps = {step["step"]: step["state"] for step in json.loads(dead.stdout)["subjects"]["pacs"]}
+    assert steps["tcp"] == "failed"
+    assert steps["echo"] == "skipped"
+    with MockScp(ae_title="PACS") as scp:
+        settings.write_text(re.sub(r"(?m)^port = \d+", f"port = {scp.port}", settings.read_text()))
+        assert run("doctor", "-c", settings, "--json").returncode == state.EXIT_OK
+
+
+def test_route_test_tells_which_route_and_why(settings: Path, image: Path) -> None:
+    said = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
+    assert said["route"] == "radiographs"
+    assert said["trials"][0]["conditions"] == [{"key": "Modality", "condition": "CR|DX", "value": "CR", "holds": True}]
+    no_dicom = run("route", "test", settings, "-c", settings)
+    assert no_dicom.returncode == state.EXIT_USAGE
+    assert "name a DICOM file" in no_dicom.stderr
+
+
+def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> None:
+    verified = json.loads(run("verify", "-c", settings, "--json").stdout)
+    assert verified["ok"] is True
+    assert verified["received"] == 0
+    assert json.loads(run("queue", "list", "-c", settings, "--json").stdout) == {"deliveries": []}
+    refused = run("queue", "retry", 7, "-c", settings)
+    assert refused.returncode == state.EXIT_USAGE
+    assert "queue list" in refused.stderr

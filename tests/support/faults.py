@@ -1,0 +1,44 @@
+"""Faults inside a running node's worker, by a `sitecustomize` module on its path: the product has no hooks for tests."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from tests.support.node import REPOSITORY
+
+_SITE = """
+import sys
+
+if "worker" in sys.orig_argv:
+    import os
+    import time
+
+    from dicom_node.enhancement import ImageEnhancer
+
+    enhance = ImageEnhancer.enhance
+
+    def with_fault(self, stored, *arguments, **options):
+        uid = stored.sop_instance_uid
+{fault}
+        return enhance(self, stored, *arguments, **options)
+
+    ImageEnhancer.enhance = with_fault
+"""
+
+
+def fault_in_enhancement(folder: Path, code: str) -> dict[str, str]:
+    """Return the environment of a node that runs `code` before each image; `uid` is its SOP Instance UID."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_SITE.format(fault=textwrap.indent(textwrap.dedent(code), " " * 8)))
+    return {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
+
+
+def killed_by(folder: Path, sop_instance_uid: str) -> dict[str, str]:
+    """Return the environment of a node whose worker dies at one image, as of a codec that crashes."""
+    return fault_in_enhancement(folder, f"if uid == {sop_instance_uid!r}:\n    os._exit(139)")
+
+
+def slowed(folder: Path, seconds: float) -> dict[str, str]:
+    """Return the environment of a node whose worker takes this much longer for each image."""
+    return fault_in_enhancement(folder, f"time.sleep({seconds})")
