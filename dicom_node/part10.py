@@ -172,12 +172,15 @@ def _guess_transfer_syntax(file: BinaryIO) -> str:
     return str(ExplicitVRBigEndian if struct.unpack("<H", head[:2])[0] >= 0x0100 else ExplicitVRLittleEndian)
 
 
-def _check_length(element: RawDataElement | DataElement) -> None:
-    # pydicom takes a value that the end of the file cuts off for a shorter one.
-    if isinstance(element, RawDataElement) and element.length != _UNDEFINED:
-        found = len(element.value or b"")
-        if found != element.length:
-            raise EOFError(f"element {element.tag} is cut off after {found} of {element.length} bytes")
+def _as_it_is(element: RawDataElement | DataElement) -> RawDataElement | DataElement:
+    if not isinstance(element, RawDataElement) or element.length == _UNDEFINED:
+        return element
+    # None would be a value that pydicom left in the file, and fetches and converts when it writes.
+    value = element.value or b""
+    if len(value) != element.length:
+        # pydicom takes a value that the end of the file cuts off for a shorter one.
+        raise EOFError(f"element {element.tag} is cut off after {len(value)} of {element.length} bytes")
+    return element._replace(value=value)
 
 
 def _starts_explicit(stream: BinaryIO) -> bool:
@@ -216,8 +219,7 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
         )
         position = stream.tell()
         for element in generator:
-            _check_length(element)
-            elements[element.tag] = element
+            elements[element.tag] = _as_it_is(element)
             position = stream.tell()
         stream.seek(position)
         located = _locate_element(stream, implicit=implicit, little=little)

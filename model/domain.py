@@ -13,7 +13,7 @@ class Domain(enum.Enum):
     ``LOG``
         Logarithm of exposure (``LOG``): the noise curve is estimated without a law.
     ``DISPLAY``
-        FOR PRESENTATION or unknown: noise curve, lower strength, stricter gate.
+        FOR PRESENTATION or unknown: noise curve, stricter gate; a mild strength is advised.
     """
 
     LINEAR = "linear"

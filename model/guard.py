@@ -21,6 +21,7 @@ LOW_BAND_PX = 64
 _COARSE = 8
 
 POOR_MISFIT, WEAK_MISFIT = 0.5, 0.3
+STRICT = 0.7
 COARSE_CORRELATION, WIDE_CORRELATION = 0.5, 0.3
 MILD = 0.4
 RECOGNISED_POWER = 0.45
@@ -111,7 +112,9 @@ def judge_noise(
         return Verdict(strength=0.0, reasons=(f"no noise estimate: {estimate.reason}",))
     reasons: list[str] = []
     far = max(estimate.correlation_x[-1], estimate.correlation_y[-1])
-    if estimate.misfit > POOR_MISFIT:
+    # Without a law a curve can follow anything: it must fit better.
+    strict = STRICT if domain is Domain.DISPLAY else 1.0
+    if estimate.misfit > strict * POOR_MISFIT:
         return Verdict(strength=0.0, reasons=(f"the noise follows no curve (misfit {estimate.misfit:.2f})",))
     if far > COARSE_CORRELATION:
         reason = f"what looks like noise is coarser than noise (correlation {far:.2f} at 4 px)"
@@ -121,7 +124,7 @@ def judge_noise(
         if quanta < FEWEST_SHARE * quanta_from:
             reason = f"only {quanta:.1f} quanta per pixel, trained from {quanta_from:g} up"
             return Verdict(strength=0.0, reasons=(reason,))
-    if estimate.misfit > WEAK_MISFIT:
+    if estimate.misfit > strict * WEAK_MISFIT:
         strength = min(strength, MILD)
         reasons.append(f"strength lowered: the noise follows its curve poorly (misfit {estimate.misfit:.2f})")
     if far > WIDE_CORRELATION:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 _KNOTS = 4096
+_LARGE = 200_000
+_WHOLE_RANGE = 2**18
 _HERMITE_POINTS = 15
 
 
@@ -108,7 +110,14 @@ class Stabiliser:
 
     def forward(self, value: NDArray[np.floating]) -> FloatArray:
         """Return the stabilised value: noise of standard deviation 1 wherever the curve is right."""
-        return self.forward64(value).astype(np.float32)
+        values = np.asarray(value)
+        if values.size > _LARGE:
+            low, high = int(np.floor(values.min())), int(np.ceil(values.max()))
+            if high - low <= _WHOLE_RANGE and np.array_equal(values, np.rint(values)):
+                # Stored values are whole numbers: one table look-up each, four times as fast, the same result.
+                table = self.forward64(np.arange(low, high + 1)).astype(np.float32)
+                return np.asarray(table[values.astype(np.int32) - low], dtype=np.float32)
+        return self.forward64(values).astype(np.float32)
 
     def expectation(self, signal: NDArray[np.floating]) -> FloatArray:
         """Return the expectation of the stabilised noisy value where the signal is known: undone by `inverse`."""

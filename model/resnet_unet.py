@@ -29,7 +29,9 @@ class BasicBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.shortcut(x) + self.conv2(torch.relu(self.conv1(x))))
+        # In place: at full size these passes over memory cost as much as a convolution.
+        residual: Tensor = self.conv2(torch.relu_(self.conv1(x)))
+        return torch.relu_(residual.add_(self.shortcut(x)))
 
 
 def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
@@ -79,10 +81,10 @@ class ResnetUnet(nn.Module):
         s2 = self.layer2(s1)  # 2w, 1/8
         s3 = self.layer3(s2)  # 4w, 1/16
         x = self.layer4(s3)  # 8w, 1/32
-        x = self.dec3(self.up3(x) + s3)  # 4w, 1/16
-        x = self.dec2(self.up2(x) + s2)  # 2w, 1/8
-        x = self.dec1(self.up1(x) + s1)  # w, 1/4
-        top: Tensor = self.top(self.up0(x) + s0)  # w, 1/2
+        x = self.dec3(self.up3(x).add_(s3))  # 4w, 1/16
+        x = self.dec2(self.up2(x).add_(s2))  # 2w, 1/8
+        x = self.dec1(self.up1(x).add_(s1))  # w, 1/4
+        top: Tensor = self.top(self.up0(x).add_(s0))  # w, 1/2
         return top
 
     def forward(self, z: Tensor, sigma_map: Tensor) -> Tensor:

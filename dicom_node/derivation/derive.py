@@ -45,6 +45,8 @@ ALWAYS_LOSSY: Final = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_
 """Transfer syntaxes that can't be lossless, and their Lossy Image Compression Method (PS3.3 C.7.6.1.1.5)."""
 
 _LARGEST_IS = 2**31 - 1
+_SIGNATURE_TAGS: Final = (b"\xfa\xff\xfa\xff", b"\xff\xfa\xff\xfa")
+"""Digital Signatures Sequence (FFFA,FFFA), little and big endian."""
 
 
 def derive(source: Dataset, pixels: EncodedPixels, context: DerivationContext) -> Dataset:
@@ -108,8 +110,13 @@ def _remove_what_is_of_the_source(derived: Dataset) -> None:
 def _remove_nested_signatures(ds: Dataset) -> None:
     """Remove signatures of items too: their MAC parameters have gone with those of the object."""
     for tag in list(ds.keys()):
-        element = ds.get_item(tag)
-        if isinstance(element, RawDataElement) or element.VR != "SQ":
+        element = ds.get_item(tag, keep_deferred=True)
+        if isinstance(element, RawDataElement):
+            # Parsed only where the tag of a signature is in it, so that other sequences keep their bytes.
+            if not any(signature in (element.value or b"") for signature in _SIGNATURE_TAGS):
+                continue
+            element = ds[tag]
+        if not isinstance(element, DataElement) or element.VR != "SQ":
             continue
         for item in element.value:
             item.pop("DigitalSignaturesSequence", None)

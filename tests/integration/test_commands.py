@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import socket
@@ -17,13 +19,22 @@ from tests.support.peers import MockScp, closed_port
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dicom_node", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    """Run a command; in this process, where starting one more would prove nothing more."""
+    command = [str(argument) for argument in arguments]
+    if command[0] == "run":
+        program = [sys.executable, "-m", "dicom_node", *command]
+        return subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr(sys, "argv", ["dicom-node", *command])
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return subprocess.CompletedProcess(command, ended.value.code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -211,7 +211,7 @@ def test_a_dead_destination_is_tried_again_and_delays_no_other(tmp_path: Path) -
             assert (total.received, total.delivered, total.in_work) == (3, 0, 3)
             waiting = node.command("queue", "list")["deliveries"]
             assert {line["destination"] for line in waiting} == {"dead"}
-            assert all("refused" in (line["reason"] or "") for line in waiting if line["state"] == "pending")
+            assert all("nothing listens" in (line["reason"] or "") for line in waiting if line["state"] == "pending")
             sent = [row[0] for row in node.rows("SELECT attempts FROM delivery WHERE destination = 'pacs'")]
             assert sent == [1, 1, 1]
             # It comes back.

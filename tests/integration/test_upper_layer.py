@@ -64,12 +64,20 @@ def raw_acceptor(behaviour: Callable[[socket.socket], None]) -> Iterator[int]:
         assert not thread.is_alive()
 
 
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    received = b""
+    while len(received) < count and (piece := sock.recv(count - len(received))):
+        received += piece
+    return received
+
+
 def read_pdu(sock: socket.socket) -> tuple[int, bytes]:
-    header = sock.recv(6, socket.MSG_WAITALL)
+    """Return type and body of the next PDU; type 0 at the end of the connection."""
+    header = read_exactly(sock, 6)
     if len(header) < 6:
         return 0, b""
     kind, _, length = struct.unpack(">BBI", header)
-    return kind, sock.recv(length, socket.MSG_WAITALL)
+    return kind, read_exactly(sock, length)
 
 
 def accept(sock: socket.socket, accepted: tuple[int, ...] = (1, 5), max_pdu: int = 16_384) -> None:

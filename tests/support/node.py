@@ -283,6 +283,15 @@ class RunningNode:
         wait_until(lambda: bool(self.rows(query)), timeout_s=timeout_s, what=query)
         return self.rows(query)
 
+    def wait_until_idle(self, *, timeout_s: float = 90.0) -> None:
+        """Wait until nothing is in work any more but dead letters."""
+
+        def is_idle() -> bool:
+            total = self.verify(deep=False).balance.total
+            return total.in_work == total.dead_letters
+
+        wait_until(is_idle, timeout_s=timeout_s, what="the end of the work")
+
     def wait_balanced(self, received: int, *, dead_letters: int = 0, timeout_s: float = 90.0) -> Verification:
         """Wait until `received` objects are delivered, quarantined or dead letters; returns the deep verification."""
 
