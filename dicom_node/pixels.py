@@ -250,12 +250,8 @@ def iter_frames(source: Path | Part10File | Dataset, spec: PixelSpec) -> Iterato
     if element.encapsulated != spec.transfer_syntax_uid.is_encapsulated:
         raise UnsupportedPixels(f"the form of Pixel Data is not that of {spec.transfer_syntax_uid.name}")
     cells = _decoded_cells(element, spec) if element.encapsulated else _native_cells(element, spec)
-    count = 0
     for index, frame in enumerate(cells):
         yield frame_of(frame, index, spec)
-        count += 1
-    if count != spec.frames:
-        raise UnsupportedPixels(f"Pixel Data holds {count} of {spec.frames} frames")
 
 
 def frame_of(cells: Cells, index: int, spec: PixelSpec) -> StoredFrame:

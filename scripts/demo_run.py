@@ -18,15 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import UID
+from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +33,7 @@ from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.sending import parse_target, read_items, send_items
 from model.noise import NoiseLaw
 from tests.support.objects import dx_dataset
-from tests.support.peers import MockScp, ReceivedObject, find_free_port
+from tests.support.peers import MockScp, find_free_port
 from training.lowdose import Detector, low_dose_stored
 from training.metrics import data_range, mse, psnr, ssim
 from training.phantom import phantom
@@ -137,21 +134,13 @@ def _send_and_check(
     timings.seconds["From the C-STORE response to the enhanced object at the mock PACS"] = (
         time.perf_counter() - answered
     )
-    derived = _parse(pacs.objects[0])
+    derived = pacs.objects[0].dataset()
     before, after = stored.astype(np.float32), derived.pixel_array.astype(np.float32)
     _wait(lambda: _balance(folder)["delivered"] == 1, node, "the ledger does not say delivered")
     balance = _balance(folder)
     _show(timings, balance, before, after, truth)
     _check_attributes(source, derived)
     _draw(before, after, truth)
-
-
-def _parse(received: ReceivedObject) -> Dataset:
-    file_meta = FileMetaDataset()
-    file_meta.TransferSyntaxUID = UID(received.transfer_syntax_uid)
-    syntax = file_meta.TransferSyntaxUID
-    ds = read_dataset(BytesIO(received.data), syntax.is_implicit_VR, syntax.is_little_endian)
-    return FileDataset("", ds, file_meta=file_meta)
 
 
 def _write_settings(folder: Path, port: int, pacs_port: int) -> Path:

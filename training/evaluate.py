@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -231,7 +231,7 @@ def save_strip(case: Case, results: dict[str, FloatArray], path: Path) -> None:
     tiles = [_log(results[name]) for name in names if name in results] + [_log(case.truth)]
     low, high = np.percentile(tiles[-1][case.field], (0.5, 99.5))
     grey = 255 - np.clip((np.hstack(tiles) - low) / max(float(high - low), 1e-6), 0, 1) * 255
-    Image.fromarray(grey.astype(np.uint8)).save(path)
+    sitk.WriteImage(sitk.GetImageFromArray(grey.astype(np.uint8)), str(path))
 
 
 def evaluate(denoiser: Denoiser, images: list[CleanImage], *, seeds: int, kernels: Iterable[str],

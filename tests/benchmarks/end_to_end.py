@@ -3,7 +3,7 @@
 Usage: python -m tests.benchmarks.end_to_end [--repetitions N] [--megapixels M]
 
 Sends DX objects of a phantom at a quarter of the dose, one study at a time, through a running node to a mock PACS, and
-prints the medians as JSON. `inference_s` is noise estimation, network and guards; the quiet period is part of the total.
+prints the medians as JSON. `inference_s` is noise estimation, network and guards; the quiet period is part of it all.
 """
 
 from __future__ import annotations

@@ -19,11 +19,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -98,6 +102,14 @@ class ReceivedObject:
     calling_ae_title: str = ""
     called_ae_title: str = ""
     association: int = 0
+
+    def dataset(self) -> Dataset:
+        """Return the object parsed, with the file meta information that decoding its pixels needs."""
+        syntax = UID(self.transfer_syntax_uid)
+        ds = read_dataset(BytesIO(self.data), syntax.is_implicit_VR, syntax.is_little_endian)
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = syntax
+        return ds
 
 
 def read_part10(path: Path) -> ReceivedObject:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tracemalloc
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -87,6 +89,23 @@ def test_a_codec_that_can_t_hold_the_cells_gives_way_to_explicit_vr(syntax: UID)
         encoded = writer.finish()
     assert encoded.transfer_syntax_uid == ExplicitVRLittleEndian
     assert encoded.value == cells.tobytes()
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_a_codec_that_errs_by_one_bit_is_not_believed(monkeypatch: pytest.MonkeyPatch, syntax: UID) -> None:
+    true_encoder = pixel_encoding.get_encoder(syntax)
+
+    class Erring:
+        def encode(self, pixels: NDArray[np.uint16], **options: Any) -> bytes:
+            wrong = pixels.copy()
+            wrong[5, 7] ^= 1
+            return true_encoder.encode(wrong, **options)
+
+    spec = spec_of((1, 64, 64), syntax)
+    cells = np.full((64, 64), 1000, np.uint16)
+    assert encode_exactly(cells, spec, UID(syntax)) is not None
+    monkeypatch.setattr(pixel_encoding, "get_encoder", lambda _: Erring())
+    assert encode_exactly(cells, spec, UID(syntax)) is None
 
 
 def test_bits_beside_the_stored_ones_are_never_lost() -> None:

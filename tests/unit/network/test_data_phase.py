@@ -23,7 +23,7 @@ from dicom_node.data_phase import (
     ProtocolViolation,
     ReleaseRequested,
 )
-from tests.support.network import echo_rq, pdu, pdv, store_rq
+from tests.support.network import pdu, pdv, store_rq
 
 MAX_PDU = 4096
 
@@ -95,6 +95,16 @@ def test_segments_may_end_anywhere() -> None:
         sender.join()
 
 
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_headers_may_be_cut_between_two_reads(ends: tuple[DataPhase, socket.socket], cut: int) -> None:
+    phase, peer = ends
+    message = MESSAGES["one PDU for all"]
+    peer.sendall(message + message[:cut])
+    first = receive_whole(phase)
+    peer.sendall(message[cut:])
+    assert first == receive_whole(phase) == (1, "1.2.3.4", b"abcdef")
+
+
 def _send_slowly(sock: socket.socket, encoded: bytes) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for n in range(len(encoded)):
@@ -124,7 +134,7 @@ VIOLATIONS = {
     "PDU without PDV": (pdu(4, b"") + COMMAND, (2, 6)),
     "PDV without control byte": (pdu(4, struct.pack(">IB", 1, 1) + bytes(5)), (2, 6)),
     "PDV longer than its PDU": (pdu(4, struct.pack(">IBB", 50, 1, 3) + bytes(20)), (2, 6)),
-    "rest behind the last PDV": (pdu(4, pdv(1, 3, store_rq()) + b"abc") + COMMAND, (2, 6)),
+    "rest behind the last PDV": (pdu(4, pdv(1, 3, store_rq()) + b"abc"), (2, 6)),
     "context not accepted": (pdu(4, pdv(5, 3, store_rq())), (2, 6)),
     "data without command": (pdu(4, pdv(1, 2, b"ab")), (0, 0)),
     "command inside data": (COMMAND + pdu(4, pdv(1, 0, b"ab")) + COMMAND, (0, 0)),
@@ -279,13 +289,16 @@ def test_a_peer_that_takes_nothing_is_given_up() -> None:
             phase.send_message(1, store_rq(), memoryview(bytes(50_000_000)))
 
 
-def test_our_abort_reaches_a_peer_that_still_sends(ends: tuple[DataPhase, socket.socket]) -> None:
+def test_our_abort_reaches_a_peer_that_is_still_sending(ends: tuple[DataPhase, socket.socket]) -> None:
     phase, peer = ends
-    peer.sendall(echo_rq() * 1000)
+    peer.sendall(COMMAND)
+    phase.receive_command()
     phase.abort(2, 6)
     closer = threading.Thread(target=phase.close)
     closer.start()
-    assert peer.recv(10) == pdu(7, bytes((0, 0, 2, 6)))
+    for _ in range(200):
+        peer.sendall(bytes(50_000))
+    assert peer.recv(100) == pdu(7, bytes((0, 0, 2, 6)))
     peer.close()
     closer.join()
 
