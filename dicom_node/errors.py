@@ -144,7 +144,17 @@ class LedgerError(NodeError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The ledger's database can't be reached, is locked, or is full."""
+    """The ledger's database can't be reached, is locked, or is full.
+
+    Parameters
+    ----------
+    may_be_committed
+        The connection was lost, or the disk failed, while the database committed: what was to be written may be there.
+    """
+
+    def __init__(self, message: str, *, may_be_committed: bool = False) -> None:
+        super().__init__(message)
+        self.may_be_committed = may_be_committed
 
 
 class IllegalTransition(LedgerError):

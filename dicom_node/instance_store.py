@@ -218,6 +218,7 @@ class IncomingObject:
         self._digest = hashlib.sha256()
         self._dataset_offset = 0
         self._dataset_bytes = 0
+        self._is_settled = False
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
 
     @property
@@ -275,6 +276,7 @@ class IncomingObject:
             os.fsync(self._descriptor)
             self._close()
             self._store._move(self._path, key)
+            self._is_settled = True
         return StoredObject(
             key=key,
             size=self._dataset_offset + self._dataset_bytes,
@@ -285,7 +287,8 @@ class IncomingObject:
     def discard(self) -> None:
         """Remove the object; safe to call again, and without effect after `commit`."""
         self._close()
-        self._path.unlink(missing_ok=True)
+        if not self._is_settled:
+            self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor >= 0:

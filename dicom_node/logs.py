@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 from config.settings import LoggingSettings
@@ -72,6 +73,8 @@ def configure_logging(settings: LoggingSettings, role: str) -> None:
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
+    # pydicom's warnings quote attribute values, which may be a patient's.
+    warnings.simplefilter("ignore")
 
 
 def _printable(value: object) -> str:

@@ -209,22 +209,28 @@ class StorageScp:
             raise
         _compare(header, command)
         stored = incoming.commit()
-        recorded = self._recorder.record(
-            ReceivedInstance(
-                association_id=self._association_id,
-                sop_class_uid=header.sop_class_uid,
-                sop_instance_uid=header.sop_instance_uid,
-                study_instance_uid=header.study_instance_uid,
-                series_instance_uid=header.series_instance_uid,
-                transfer_syntax_uid=context.transfer_syntax,
-                key=stored.key,
-                size=stored.size,
-                dataset_offset=stored.dataset_offset,
-                digest=stored.digest,
+        try:
+            recorded = self._recorder.record(
+                ReceivedInstance(
+                    association_id=self._association_id,
+                    sop_class_uid=header.sop_class_uid,
+                    sop_instance_uid=header.sop_instance_uid,
+                    study_instance_uid=header.study_instance_uid,
+                    series_instance_uid=header.series_instance_uid,
+                    transfer_syntax_uid=context.transfer_syntax,
+                    key=stored.key,
+                    size=stored.size,
+                    dataset_offset=stored.dataset_offset,
+                    digest=stored.digest,
+                )
             )
-        )
-        # If the ledger fails above, the file stays: the commit may have happened all the same, and a row without
-        # its file would be a loss, while a file without a row is found by comparing the two.
+        except LedgerUnavailable as error:
+            # Where the commit may have happened all the same the file stays: a row without its file would be a loss,
+            # a file without a row is found by comparing the two. Otherwise it goes, or a sender that tries for hours
+            # would fill the disk.
+            if not error.may_be_committed:
+                self._store.delete(stored.key)
+            raise
         if recorded.outcome is RecordOutcome.DUPLICATE:
             self.duplicates += 1
             self._store.delete(stored.key)

@@ -20,6 +20,7 @@ from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.states import ArrivalState, DeliveryState
+from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,10 @@ class Workflows(DBOSConfiguredInstance):
         super().__init__("node")
         self._parts = parts
         self._woken: set[str] = set()
+        self._turns = Turns()
+        # What this process has counted an attempt for. A step that is retried in the same process counts once: the
+        # number says how many processes began the image, and all of them but the last have ended over it.
+        self._counted: set[int] = set()
 
     def register_queues(self) -> None:
         """Create the queues; after DBOS is launched."""
@@ -109,18 +114,25 @@ class Workflows(DBOSConfiguredInstance):
         arrival = arrivals.get(stored.arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return  # the deadline concluded it
-        route = self._parts.find_route(arrival)
-        attempt = arrivals.count_attempt(instance_id)
-        if attempt > MAX_IMAGE_ATTEMPTS:
-            reason = f"processing this image ended the worker {attempt - 1} times"
-            log.error("Image passed through", extra={"instance": instance_id, "reason": reason})
-            record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
-            arrivals.decide(instance_id, record)
-            return
-        series_at = arrivals.first_completed_at(arrival.series_instance_uid)
-        record, derived = self._parts.enhancer.enhance(stored, route, series_at=series_at)
-        if not arrivals.decide(instance_id, record, derived) and derived is not None:
-            self._parts.enhancer.discard(derived)
+        begun = arrivals.attempts_at(instance_id)
+        if begun is None:
+            return  # decided, and the process ended before the engine knew
+        with self._turns.take(alone=begun > 0):
+            if instance_id not in self._counted:
+                begun = arrivals.count_attempt(instance_id)
+                self._counted.add(instance_id)
+            if begun > MAX_IMAGE_ATTEMPTS:
+                reason = f"processing this image ended the worker {begun - 1} times"
+                log.error("Image passed through", extra={"instance": instance_id, "reason": reason})
+                record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
+                arrivals.decide(instance_id, record)
+            else:
+                route = self._parts.find_route(arrival)
+                series_at = arrivals.first_completed_at(arrival.series_instance_uid)
+                record, derived = self._parts.enhancer.enhance(stored, route, series_at=series_at)
+                if not arrivals.decide(instance_id, record, derived) and derived is not None:
+                    self._parts.enhancer.discard(derived)
+        self._counted.discard(instance_id)
 
     @_step
     def _conclude(self, arrival_id: int) -> str:
@@ -213,8 +225,17 @@ class Workflows(DBOSConfiguredInstance):
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.
 
-        A workflow fails only where the ledger stays away for longer than the steps' retries.
+        A workflow fails only where the ledger stays away for longer than the steps' retries: in the middle, or before
+        it took anything into work.
         """
+        for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE):
+            workflow_id = f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
+            if arrival.route is not None and _has_failed(workflow_id):
+                # `wake` names the next workflow by the number.
+                self._parts.arrivals.count_restart(arrival.arrival_id)
+        for delivery in self._parts.deliveries.due():
+            if _has_failed(f"deliver:{delivery.delivery_id}:{delivery.attempts}"):
+                self._parts.deliveries.skip_attempt(delivery.delivery_id, delivery.attempts)
         for arrival in self._parts.arrivals.in_state(ArrivalState.ENHANCING):
             workflow_id = f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
             if _has_ended(workflow_id) and self._parts.arrivals.get(arrival.arrival_id) == arrival:
@@ -238,6 +259,11 @@ class Workflows(DBOSConfiguredInstance):
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
                 DBOS.resume_workflow(workflow.workflow_id)
+
+
+def _has_failed(workflow_id: str) -> bool:
+    status = DBOS.get_workflow_status(workflow_id)
+    return status is not None and status.status in _ENDED
 
 
 def _has_ended(workflow_id: str) -> bool:

@@ -141,10 +141,11 @@ def _identify(derived: Dataset, before: Dataset, pixels: EncodedPixels, context:
     if isinstance(number, int) and number + context.settings.series_number_offset <= _LARGEST_IS:
         derived.SeriesNumber = int(number) + context.settings.series_number_offset
     suffix = context.settings.description_suffix
-    description = series_description(_text(before, "SeriesDescription"), suffix)
-    if not _can_be_written(description, before):
-        description = series_description("", suffix)
-    derived.SeriesDescription = description
+    for text in (_text(before, "SeriesDescription"), ""):
+        description = series_description(text, suffix)
+        if description and _can_be_written(description, before):
+            derived.SeriesDescription = description
+            break
     derived.ImageType = _image_type(before)
 
 

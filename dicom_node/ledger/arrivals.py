@@ -229,6 +229,15 @@ class ArrivalLedger:
             ).scalar_one()
             return attempts
 
+    def attempts_at(self, instance_id: int) -> int | None:
+        """Return how many attempts at an image have begun; None if it is decided what became of it."""
+        query = select(enhancement.c.attempts, enhancement.c.decision).where(enhancement.c.instance_id == instance_id)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return 0
+        return None if row.decision is not None else int(row.attempts)
+
     def count_attempt(self, instance_id: int) -> int:
         """Count an attempt at one image before it begins; returns its number, from 1.
 

@@ -20,7 +20,7 @@ from dicom_node.ledger.schema import (
     process,
     rejection,
 )
-from dicom_node.states import ArrivalState, DeliveryState, InstanceState, ItemState
+from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, InstanceState, ItemState
 
 _OPEN_ARRIVALS = (ArrivalState.OPEN.value, ArrivalState.COMPLETE.value, ArrivalState.ENHANCING.value)
 
@@ -106,7 +106,7 @@ class BalanceLedger:
                     counts.append(result.associations.setdefault(row.association_id, Count()))
                 counts.append(result.studies.setdefault(row.study_instance_uid or "(unknown)", Count()))
                 for count in counts:
-                    _add(count, fate, dead=bool(row.refused))
+                    _add(count, fate, dead=bool(row.dead))
             acknowledged = connection.execute(
                 select(association.c.id, association.c.acknowledged).where(association.c.acknowledged.is_not(None))
             ).all()
@@ -199,22 +199,26 @@ class BalanceLedger:
 
 
 # One line per received instance: how many of the delivery items that stand for it (itself or what was derived from
-# it) are sent, refused, or still to go.
+# it) are sent, still to go, or dead letters: refused, or left over in a delivery that was given up.
 _carried = instance.alias("carried")
+_is_dead = (delivery_item.c.state == ItemState.REFUSED.value) | (
+    (delivery_item.c.state == ItemState.PENDING.value) & delivery.c.state.in_([state.value for state in DEAD_LETTERS])
+)
 
 
-def _number(state: ItemState) -> ColumnElement[int]:
-    return func.sum(case((delivery_item.c.state == state.value, 1), else_=0)).label(state.value)
+def _number(condition: ColumnElement[bool], name: str) -> ColumnElement[int]:
+    return func.sum(case((condition, 1), else_=0)).label(name)
 
 
 _items = (
     select(
         func.coalesce(_carried.c.source_id, _carried.c.id).label("received_id"),
-        _number(ItemState.SENT),
-        _number(ItemState.REFUSED),
-        _number(ItemState.PENDING),
+        _number(delivery_item.c.state == ItemState.SENT.value, "sent"),
+        _number(delivery_item.c.state == ItemState.PENDING.value, "pending"),
+        _number(_is_dead, "dead"),
     )
     .join(_carried, _carried.c.id == delivery_item.c.instance_id)
+    .join(delivery, delivery.c.id == delivery_item.c.delivery_id)
     .group_by(func.coalesce(_carried.c.source_id, _carried.c.id))
     .subquery("items")
 )
@@ -227,7 +231,7 @@ _FATES = (
         instance.c.state,
         arrival.c.state.label("arrival_state"),
         func.coalesce(_items.c.sent, 0).label("sent"),
-        func.coalesce(_items.c.refused, 0).label("refused"),
+        func.coalesce(_items.c.dead, 0).label("dead"),
         func.coalesce(_items.c.pending, 0).label("left"),
     )
     .outerjoin(arrival, arrival.c.id == instance.c.arrival_id)
@@ -244,7 +248,7 @@ _STORED_BY_ASSOCIATION = (
 def _fate(row: Any) -> str:
     if row.state == InstanceState.QUARANTINED.value:
         return "quarantined"
-    if row.arrival_state in _OPEN_ARRIVALS or row.left or row.refused:
+    if row.arrival_state in _OPEN_ARRIVALS or row.left or row.dead:
         return "in_work"
     # An object that no delivery carries is neither: the sum then shows that it is missing.
     return "delivered" if row.sent else "missing"

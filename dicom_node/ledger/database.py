@@ -73,8 +73,15 @@ class Database:
             If the database can't be reached, is locked or is full. A violated constraint comes as
             SQLAlchemy's IntegrityError: only the caller knows what it means.
         """
-        with self._translated(), self.engine.begin() as connection:
-            yield connection
+        is_committing = False
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+                is_committing = True
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise _unavailable(error, may_be_committed=is_committing and not _is_full(error)) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -93,8 +100,20 @@ class Database:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            raise LedgerUnavailable(f"ledger database: {str(cause).strip().splitlines()[0]}") from error
+            raise _unavailable(error) from error
+
+
+def _unavailable(error: SQLAlchemyError, *, may_be_committed: bool = False) -> LedgerUnavailable:
+    cause = getattr(error, "orig", None) or error
+    return LedgerUnavailable(
+        f"ledger database: {str(cause).strip().splitlines()[0]}", may_be_committed=may_be_committed
+    )
+
+
+def _is_full(error: SQLAlchemyError) -> bool:
+    """Tell whether SQLite had no space for a commit: then the commit's last frame is not in the log."""
+    cause = getattr(error, "orig", None)
+    return isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _engine(url: str) -> Engine:

@@ -124,6 +124,19 @@ class DeliveryLedger:
                 attempts=attempt + 1,
             )
 
+    def skip_attempt(self, delivery_id: int, attempt: int) -> None:
+        """Count an attempt whose workflow failed before it began; the delivery waits for the next one."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(delivery)
+                .where(
+                    delivery.c.id == delivery_id,
+                    delivery.c.state == DeliveryState.PENDING.value,
+                    delivery.c.attempts == attempt,
+                )
+                .values(attempts=attempt + 1)
+            )
+
     def take_objects(self, delivery_id: int) -> list[PendingObject]:
         """Return what is left to send, in the order of reception, originals first, and put it in doubt.
 

@@ -115,6 +115,15 @@ def test_attempts_at_an_image_are_counted_before_they_are_made(ledger: Ledger) -
     assert [ledger.arrivals.count_attempt(image) for _ in range(3)] == [1, 2, 3]
 
 
+def test_the_attempts_at_an_image_are_known_until_it_is_decided(ledger: Ledger) -> None:
+    _, (image,) = begin(ledger)
+    assert ledger.arrivals.attempts_at(image) == 0
+    ledger.arrivals.count_attempt(image)
+    assert ledger.arrivals.attempts_at(image) == 1
+    ledger.pass_through(image)
+    assert ledger.arrivals.attempts_at(image) is None
+
+
 def test_an_image_is_decided_once_and_the_first_word_stands(ledger: Ledger) -> None:
     _, (image,) = begin(ledger)
     ledger.arrivals.count_attempt(image)

@@ -78,6 +78,16 @@ def test_after_an_operators_retry_only_the_new_workflow_begins(ledger: Ledger) -
     assert ledger.deliveries.get(delivery_id).attempts == 2
 
 
+def test_an_attempt_whose_workflow_failed_before_it_began_is_skipped_once(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger)
+    for _ in range(2):
+        ledger.deliveries.skip_attempt(delivery_id, 0)
+    assert ledger.deliveries.get(delivery_id).attempts == 1
+    ledger.deliveries.begin(delivery_id, 1)
+    ledger.deliveries.skip_attempt(delivery_id, 2)
+    assert ledger.deliveries.get(delivery_id).attempts == 2
+
+
 def test_of_many_threads_that_begin_an_attempt_none_counts_twice(ledger: Ledger) -> None:
     (delivery_id,) = open_deliveries(ledger)
     together = threading.Barrier(6)
@@ -231,6 +241,16 @@ def test_a_dead_letter_stays_in_work_and_is_counted_apart(ledger: Ledger) -> Non
     answer(ledger, delivery_id, ItemState.SENT, ItemState.REFUSED)
     ledger.deliveries.settle(delivery_id, failure=None, retry_in_s=5)
     assert ledger.balance.balance().total == Count(received=2, delivered=1, in_work=1, dead_letters=1)
+
+
+def test_what_is_left_of_an_abandoned_delivery_is_a_dead_letter_too(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger, 2)
+    ledger.deliveries.begin(delivery_id, 0)
+    answer(ledger, delivery_id, ItemState.SENT, ItemState.PENDING)
+    ledger.deliveries.settle(delivery_id, failure="no connection", retry_in_s=None)
+    assert ledger.balance.balance().total == Count(received=2, delivered=1, in_work=1, dead_letters=1)
+    ledger.deliveries.requeue(delivery_id, "asked for")
+    assert ledger.balance.balance().total == Count(received=2, delivered=1, in_work=1)
 
 
 def test_an_object_that_no_delivery_carries_is_missed(ledger: Ledger) -> None:

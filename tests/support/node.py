@@ -244,13 +244,15 @@ class RunningNode:
         assert done.returncode in exit_codes, (arguments, done.returncode, done.stdout, done.stderr)
         return dict(json.loads(done.stdout))
 
-    def send(self, *paths: Path, calling: str = CALLING) -> subprocess.CompletedProcess[str]:
+    def send(
+        self, *paths: Path, calling: str = CALLING, options: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """Send files with DCMTK `dcmsend`, as they are, in one association; nothing is checked here."""
         program = find_program("dcmsend")
         assert program is not None, "DCMTK is not installed"
-        options = ["-v", "-aet", calling, "-aec", "LOWDOSE", "--decompress-never", "--no-halt", "--no-uid-checks"]
+        ours = ["-v", "-aet", calling, "-aec", "LOWDOSE", "--decompress-never", "--no-halt", "--no-uid-checks"]
         return subprocess.run(
-            [program, *options, LOOPBACK, str(self.port), *map(str, paths)],
+            [program, *ours, *options, LOOPBACK, str(self.port), *map(str, paths)],
             capture_output=True,
             text=True,
             errors="replace",

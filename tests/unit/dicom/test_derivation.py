@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
+from config.settings import DerivationSettings
 from dicom_node.derivation import (
     ALLOWED_DIFFERENCES,
     derive,
@@ -176,6 +177,13 @@ def test_text_that_its_character_set_can_t_say_is_replaced_by_the_suffix(tmp_pat
     path.write_bytes(path.read_bytes().replace(b"Sch?del", b"Sch\xe4del"))
     derived = pydicom.dcmread(derive_file(path, tmp_path / "derived.dcm", context()))
     assert derived.SeriesDescription == "(denoised)"
+
+
+def test_a_suffix_that_the_character_set_can_t_say_leaves_the_description_alone(tmp_path: Path) -> None:
+    path = save(dx_dataset(STORED, SpecificCharacterSet="ISO_IR 100"), tmp_path / "source.dcm")
+    settings = DerivationSettings(description_suffix=" 降噪")
+    derived = pydicom.dcmread(derive_file(path, tmp_path / "derived.dcm", context(settings=settings)))
+    assert derived.SeriesDescription == "Chest PA low dose"
 
 
 def test_derivation_description_says_what_was_done(tmp_path: Path) -> None:

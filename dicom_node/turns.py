@@ -1,0 +1,41 @@
+"""Who may work on an image now: images side by side, but alone the one that was in work when a worker died."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turns:
+    """Turns of the images of one worker.
+
+    When a worker dies, every image that was in work is under suspicion. The second time each goes alone, so an image
+    that ends the process again takes no innocent one with it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._together = 0
+        self._is_one_alone = False
+
+    @contextmanager
+    def take(self, *, alone: bool) -> Iterator[None]:
+        """Wait for a turn and hold it for the block; `alone` lets nobody else have one meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_one_alone)
+            if alone:
+                # Said before the others have ended, so that no new one begins.
+                self._is_one_alone = True
+                self._changed.wait_for(lambda: self._together == 0)
+            else:
+                self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                if alone:
+                    self._is_one_alone = False
+                else:
+                    self._together -= 1
+                self._changed.notify_all()
