@@ -260,8 +260,12 @@ class ArrivalLedger:
     def decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None = None) -> bool:
         """Write what became of an image, once; False if that was decided before (e.g. by the deadline)."""
         now = self._database.now()
-        with self._database.write() as connection:
-            return _decide(connection, instance_id, record, derived, now)
+        try:
+            with self._database.write() as connection:
+                return _decide(connection, instance_id, record, derived, now)
+        except IllegalTransition:
+            # Another process decided between our look and our write (PostgreSQL only); nothing of ours was written.
+            return False
 
     def conclude(
         self,

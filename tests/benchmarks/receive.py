@@ -67,14 +67,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where receivers write; its file system is part of the measurement")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--send", nargs=3, metavar=("PORT", "KIND", "COUNT"), help=argparse.SUPPRESS)
-    parser.add_argument("--profile", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.profile)
+        serve(arguments.serve)
     elif arguments.send:
         port, kind, count = arguments.send
         send(int(port), KINDS[kind], int(count))
     else:
+        # Ends the receiver of the moment too, when the run is stopped from outside.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         compare(arguments)
 
 
@@ -165,7 +166,7 @@ def _encode(kind: Kind, uid: str, number: int) -> bytes:
     return encoded.getvalue()
 
 
-def serve(folder: Path, profile: str | None) -> None:
+def serve(folder: Path) -> None:
     """Receiver process of the node: real store, real ledger on SQLite."""
     node = NodeSettings(ae_title=AE_TITLE, bind="127.0.0.1", data_dir=folder).model_copy(update={"port": 0})
     settings = Settings(node=node, sources=(SourceSettings(name="sender", ae_titles=("SENDER",)),))
@@ -177,8 +178,6 @@ def serve(folder: Path, profile: str | None) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.sigwait({signal.SIGTERM})
     running.stop(5)
-    if profile:
-        print(profile)
 
 
 PROGRAMS = {"orthanc": "Orthanc", "storescp": "storescp"}

@@ -135,8 +135,13 @@ def test_an_image_is_decided_once_and_the_first_word_stands(ledger: Ledger) -> N
 
 
 def test_of_two_threads_that_decide_one_wins(ledger: Ledger) -> None:
-    _, (image,) = begin(ledger)
-    ledger.arrivals.count_attempt(image)
+    _, images = begin(ledger, 5)
+    for image in images:
+        ledger.arrivals.count_attempt(image)
+        check_that_one_wins(ledger, image)
+
+
+def check_that_one_wins(ledger: Ledger, image: int) -> None:
     together = threading.Barrier(2)
 
     def decide(with_derived: bool) -> bool:
@@ -148,8 +153,8 @@ def test_of_two_threads_that_decide_one_wins(ledger: Ledger) -> None:
         won = list(pool.map(decide, (True, False)))
     assert sorted(won) == [False, True]
     decision = "enhanced" if won[0] else "passed_through"
-    assert ledger.rows("SELECT decision FROM enhancement") == [(decision,)]
-    assert len(ledger.rows("SELECT id FROM instance WHERE origin = 'derived'")) == won[0]
+    assert ledger.rows(f"SELECT decision FROM enhancement WHERE instance_id = {image}") == [(decision,)]
+    assert len(ledger.rows(f"SELECT id FROM instance WHERE source_id = {image}")) == won[0]
 
 
 # -- conclusion -------------------------------------------------------------------------------------
@@ -170,7 +175,11 @@ def test_an_image_that_was_not_enhanced_is_represented_by_its_original(ledger: L
 
 @pytest.mark.parametrize(
     ("original", "enhanced", "sent"),
-    [(True, True, ["1.2.1.1", "1.2.1.2", "2.25"]), (True, False, ["1.2.1.1", "1.2.1.2"]), (False, True, ["1.2.1.2", "2.25"])],
+    [
+        (True, True, ["1.2.1.1", "1.2.1.2", "2.25"]),
+        (True, False, ["1.2.1.1", "1.2.1.2"]),
+        (False, True, ["1.2.1.2", "2.25"]),
+    ],
 )
 def test_a_route_sends_originals_enhanced_images_or_both(
     ledger: Ledger, original: bool, enhanced: bool, sent: list[str]

@@ -111,7 +111,7 @@ def test_what_is_taken_is_in_doubt_until_its_answer_is_recorded(ledger: Ledger) 
     (delivery_id,) = open_deliveries(ledger, 3)
     ledger.deliveries.begin(delivery_id, 0)
     first, second, third = ledger.deliveries.take_objects(delivery_id)
-    assert not (first.in_doubt or second.in_doubt or third.in_doubt)
+    assert [item.in_doubt for item in (first, second, third)] == [False] * 3
     ledger.deliveries.record_item(delivery_id, first.instance_id, ItemState.SENT, status=0, reason=None)
     ledger.deliveries.record_item(delivery_id, second.instance_id, ItemState.PENDING, status=0xA700, reason="busy")
     # Here the process is killed: of the second we know that it was not stored, of the third nothing.
@@ -213,9 +213,7 @@ def test_the_balance_follows_an_object_from_reception_to_delivery(ledger: Ledger
     (image,) = ledger.arrivals.begin(idle.arrival_id, 0)
     ledger.enhance(image)
     assert total() == Count(received=1, in_work=1)
-    ledger.arrivals.conclude(
-        idle.arrival_id, destinations=("a", "b"), send_original=True, send_enhanced=True
-    )
+    ledger.arrivals.conclude(idle.arrival_id, destinations=("a", "b"), send_original=True, send_enhanced=True)
     first, second = (row[0] for row in ledger.rows("SELECT id FROM delivery ORDER BY id"))
     deliver(ledger, first)
     assert total() == Count(received=1, in_work=1)
@@ -258,7 +256,8 @@ def test_an_object_that_no_delivery_carries_is_missed(ledger: Ledger) -> None:
     deliver(ledger, delivery_id)
     with ledger.database.write() as connection:
         connection.exec_driver_sql(
-            "DELETE FROM delivery_item WHERE instance_id IN (SELECT id FROM instance WHERE sop_instance_uid = '1.2.1.2')"
+            "DELETE FROM delivery_item "
+            "WHERE instance_id IN (SELECT id FROM instance WHERE sop_instance_uid = '1.2.1.2')"
         )
     balance = ledger.balance.balance()
     assert not balance.total.balanced

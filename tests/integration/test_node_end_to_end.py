@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -202,8 +201,9 @@ def test_a_dead_destination_is_tried_again_and_delays_no_other(tmp_path: Path) -
             for series in range(1, 4):
                 node.send(*write_radiographs(tmp_path / "in", 1, series=series))
             wait_until(lambda: len(pacs.objects) == 3, timeout_s=30, what="delivery to the living destination")
+            attempts = "SELECT attempts FROM delivery WHERE destination = 'dead'"
             wait_until(
-                lambda: all(row[0] >= 3 for row in node.rows("SELECT attempts FROM delivery WHERE destination = 'dead'")),
+                lambda: all(row[0] >= 3 for row in node.rows(attempts)),
                 timeout_s=30,
                 what="three attempts at the dead one",
             )
@@ -282,8 +282,10 @@ def test_when_the_deadline_passes_the_originals_go_on_flagged_and_only_they(tmp_
             assert running.rows("SELECT state FROM arrival") == [("passed_through",)]
             # The worker finishes its image, finds that it is too late, and leaves nothing behind.
             wait_until(
-                lambda: running.rows("SELECT max(attempts) FROM enhancement") == [(1,)]
-                and not running.rows("SELECT id FROM instance WHERE origin = 'derived'"),
+                lambda: (
+                    running.rows("SELECT max(attempts) FROM enhancement") == [(1,)]
+                    and not running.rows("SELECT id FROM instance WHERE origin = 'derived'")
+                ),
                 what="one attempt",
             )
             assert len(pacs.objects) == 2
@@ -307,11 +309,7 @@ def test_the_same_on_postgresql_with_two_workers(tmp_path: Path, request: pytest
         assert node.send(*radiographs[:2], *write_radiographs(tmp_path / "in", 1, first=10)).returncode == 0
         node.wait_balanced(13)
         for peer in (pacs, second):
-            derived = {
-                source_of(ds): ds
-                for ds in (decode(obj) for obj in peer.objects)
-                if "SourceImageSequence" in ds
-            }
+            derived = {source_of(ds): ds for ds in (decode(obj) for obj in peer.objects) if "SourceImageSequence" in ds}
             assert set(derived) == {f"{ROOT}.3.1.{number}" for number in range(11)}
             assert len({ds.SeriesInstanceUID for ds in derived.values()}) == 1
             for path in rest:

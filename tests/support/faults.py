@@ -1,4 +1,4 @@
-"""Faults inside a running node's worker, by a `sitecustomize` module on its path: the product has no hooks for tests."""
+"""Faults inside a running worker, by a `sitecustomize` module on its path: the product has no hooks for tests."""
 
 from __future__ import annotations
 

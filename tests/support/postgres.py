@@ -16,9 +16,7 @@ from tests.support.peers import LOOPBACK, find_free_port
 
 _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name))
 
-requires_postgres = pytest.mark.skipif(
-    not _PROGRAMS, reason="PostgreSQL is not installed (Debian package postgresql)"
-)
+requires_postgres = pytest.mark.skipif(not _PROGRAMS, reason="PostgreSQL is not installed (Debian package postgresql)")
 
 
 class PostgresCluster:
