@@ -40,7 +40,8 @@ class Housekeeping:
     def recover(self) -> None:
         """Take up what failed workflows and dead workers left in the middle."""
         self.workflows.restart_ended()
-        self.workflows.take_over(self.processes.alive("worker"))
+        if self.processes.can_judge():
+            self.workflows.take_over(self.processes.alive("worker"))
 
     def purge(self) -> None:
         """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""

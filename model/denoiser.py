@@ -118,8 +118,14 @@ class Denoiser:
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(network, name=manifest.name, digest=manifest.sha256, trained_for=manifest.trained_for,
-                   device=device, memory_mb=memory_mb)
+        return cls(
+            network,
+            name=manifest.name,
+            digest=manifest.sha256,
+            trained_for=manifest.trained_for,
+            device=device,
+            memory_mb=memory_mb,
+        )
 
     def denoise(
         self,
@@ -186,8 +192,9 @@ class Denoiser:
         # Invalid pixels may hold any padding value: the nearest value in range keeps the tables in range.
         stabilised = stabiliser.forward(np.clip(image, low, high))
         middle = np.float32(stabiliser.forward(np.array([np.median(values)]))[0])
-        noise = np.float32(Z_SCALE) * run_in_strips((stabilised - middle) / np.float32(Z_SCALE), self._run,
-                                                    pixels=self._pixels)
+        noise = np.float32(Z_SCALE) * run_in_strips(
+            (stabilised - middle) / np.float32(Z_SCALE), self._run, pixels=self._pixels
+        )
         denoised = stabilised - clamp_noise(noise)
         return stabiliser.inverse(denoised), noise, denoised
 
@@ -219,8 +226,9 @@ class Denoiser:
         removed = without_low_band(image - clean, valid)
         values = np.where(valid, image - np.float32(after.strength) * removed, image)
         ratio = noise_ratio(image, values, estimate.flat_blocks)
-        return _Frame(values=values, strength=after.strength, noise_before=sigma, noise_after=sigma * ratio,
-                      reasons=reasons)
+        return _Frame(
+            values=values, strength=after.strength, noise_before=sigma, noise_after=sigma * ratio, reasons=reasons
+        )
 
 
 def _check(images: FloatArray, mask: BoolArray | None, strength: float) -> None:

@@ -1,8 +1,8 @@
 """What can go wrong in the model package.
 
-    ModelError
-    ├── WeightsError        the weights file is missing, altered, or of another architecture
-    └── UnsupportedInput    the array given is not something that can be denoised
+ModelError
+├── WeightsError        the weights file is missing, altered, or of another architecture
+└── UnsupportedInput    the array given is not something that can be denoised
 """
 
 from __future__ import annotations

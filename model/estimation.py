@@ -24,6 +24,8 @@ NEAR_LAGS = (1, 2, 3, 4)
 PERCENTILE = 15.0
 """Of the block variances in one intensity bin; anatomy inflates the upper ones."""
 FEWEST_BLOCKS = 24
+MOST_STRUCTURE = 0.03
+"""Relative structure noise that a flat-field corrected detector may have (trained: up to 0.02)."""
 _CALIBRATION_SIDE = 512
 
 
@@ -170,10 +172,13 @@ def _flat_blocks(blocks: _Blocks, index: NDArray[np.int64]) -> tuple[Curve, Curv
     for b in range(count):
         inside = index == b
         variance = blocks.variance[inside]
-        values[b] = blocks.mean[inside].mean()
+        quiet = inside & (blocks.variance <= np.percentile(variance, 25.0))
+        # The value of the quiet blocks, not of the bin: in a wide bin these are the darker ones.
+        values[b] = blocks.mean[quiet].mean()
         variances[b] = np.percentile(variance, PERCENTILE)
-        flat |= inside & (blocks.variance <= np.percentile(variance, 25.0))
-    return values, variances, flat
+        flat |= quiet
+    order = np.argsort(values, kind="stable")
+    return values[order], variances[order], flat
 
 
 def _correlation(blocks: _Blocks, flat: BoolArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -233,9 +238,19 @@ def _fit_law(values: NDArray[np.float64], variances: NDArray[np.float64]) -> tup
     signal = np.maximum(values, 0.0)
     scale = max(float(signal.max()), 1e-9)
     design = np.stack((np.ones_like(signal), signal / scale, (signal / scale) ** 2), axis=1)
+    law, misfit = _fit_parameters(design, variances, scale)
+    if law.structure > MOST_STRUCTURE:
+        # No flat-fielded detector has that much: anatomy bent the curve, and its dark end would follow it.
+        law, misfit = _fit_parameters(design[:, :2], variances, scale)
+    return law, misfit
+
+
+def _fit_parameters(design: Curve, variances: Curve, scale: float) -> tuple[NoiseLaw, float]:
+    """Fit with weights that fall with the excess over the fit; ``design`` has two or three columns."""
     model = np.maximum(variances, 1e-12)
     weights = np.ones_like(variances)
-    parameters = np.zeros(3)
+    parameters = np.zeros(design.shape[1])
+    excess = np.zeros_like(variances)
     for _ in range(12):
         w = weights / model
         parameters, _ = optimize.nnls(design * w[:, None], variances * w)
@@ -244,7 +259,7 @@ def _fit_law(values: NDArray[np.float64], variances: NDArray[np.float64]) -> tup
         # Anatomy only ever adds: what lies above counts less and less.
         weights = np.where(excess > 0, 1.0 / (1.0 + (excess / 0.15) ** 2), 1.0 / (1.0 + (excess / 0.5) ** 2))
     law = NoiseLaw(
-        structure=float(np.sqrt(parameters[2])) / scale,
+        structure=float(np.sqrt(parameters[2])) / scale if parameters.size > 2 else 0.0,
         quantum=float(parameters[1]) / scale,
         electronic=float(np.sqrt(parameters[0])),
     )
@@ -308,8 +323,12 @@ def estimate_noise(
         return NoEstimate(reason="the noise is smaller than the step between grey values")
     factor, rho_x, rho_y = _calibrate(*_correlation(blocks, flat))
     variances = variances / factor
-    return _finish(image, usable, domain, _Binned(values=values, variances=variances, flat=flat, blocks=blocks,
-                                                  rho_x=rho_x, rho_y=rho_y))
+    return _finish(
+        image,
+        usable,
+        domain,
+        _Binned(values=values, variances=variances, flat=flat, blocks=blocks, rho_x=rho_x, rho_y=rho_y),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,8 +136,9 @@ def judge_noise(
     return Verdict(strength=strength, reasons=tuple(reasons))
 
 
-def judge_removed(removed: FloatArray, denoised: FloatArray, valid: BoolArray, flat_blocks: BoolArray, *,
-                  strength: float) -> Verdict:
+def judge_removed(
+    removed: FloatArray, denoised: FloatArray, valid: BoolArray, flat_blocks: BoolArray, *, strength: float
+) -> Verdict:
     """Decide after the network ran, by what it would take away.
 
     Parameters

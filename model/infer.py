@@ -76,21 +76,29 @@ def denoise_file(path: Path, denoiser: Denoiser, job: Job) -> Outcome:
     """
     started = time.monotonic()
     picture = read_picture(path)
-    result = denoiser.denoise(picture.frames, domain=job.domain or picture.domain, strength=job.strength,
-                              mask=picture.mask)
+    result = denoiser.denoise(
+        picture.frames, domain=job.domain or picture.domain, strength=job.strength, mask=picture.mask
+    )
     relative = path.relative_to(job.source).parent if job.source.is_dir() else Path()
     description = (
         f"Noise reduced by {denoiser.name} (SHA-256 {denoiser.digest[:12]}) at strength {result.strength:.2f}"
-        if result.enhanced else "Noise reduction refused; pixel values unchanged"
+        if result.enhanced
+        else "Noise reduction refused; pixel values unchanged"
     )
     quality = _against_reference(picture, result.frames, job.reference, relative)
     written = write_picture(picture, result.frames, job.output / relative, description=description)
     preview = comparison(picture.frames[0], result.frames[0])
     sitk.WriteImage(sitk.GetImageFromArray(preview), str(written.with_name(written.stem + "_comparison.png")))
     return Outcome(
-        file=str(path), written=str(written), enhanced=result.enhanced, strength=result.strength,
-        noise_before=result.noise_before, noise_after=result.noise_after, reasons=result.reasons,
-        seconds=round(time.monotonic() - started, 3), quality=quality,
+        file=str(path),
+        written=str(written),
+        enhanced=result.enhanced,
+        strength=result.strength,
+        noise_before=result.noise_before,
+        noise_after=result.noise_after,
+        reasons=result.reasons,
+        seconds=round(time.monotonic() - started, 3),
+        quality=quality,
     )
 
 
@@ -119,8 +127,19 @@ def run(job: Job, denoiser: Denoiser, console: Console) -> list[Outcome]:
         try:
             outcomes.append(denoise_file(path, denoiser, job))
         except (ModelError, OSError) as error:
-            outcomes.append(Outcome(file=str(path), written=None, enhanced=False, strength=0.0, noise_before=None,
-                                    noise_after=None, seconds=0.0, reasons=(), error=str(error)))
+            outcomes.append(
+                Outcome(
+                    file=str(path),
+                    written=None,
+                    enhanced=False,
+                    strength=0.0,
+                    noise_before=None,
+                    noise_after=None,
+                    seconds=0.0,
+                    reasons=(),
+                    error=str(error),
+                )
+            )
     return outcomes
 
 
@@ -151,17 +170,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/results"))
     parser.add_argument("--reference", type=Path, default=None, help="folder with high-dose images of the same names")
     parser.add_argument("--strength", default="standard", help="mild, standard, strong or a number from 0 to 1")
-    parser.add_argument("--domain", choices=["auto", *(d.value for d in Domain)], default="auto",
-                        help="relation of the values to exposure; auto: by DICOM attributes, pictures are display")
+    parser.add_argument(
+        "--domain",
+        choices=["auto", *(d.value for d in Domain)],
+        default="auto",
+        help="relation of the values to exposure; auto: by DICOM attributes, pictures are display",
+    )
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--memory-mb", type=int, default=1024)
     options = parser.parse_args(arguments)
     console = Console(file=sys.stderr)
     try:
-        job = Job(source=options.input, output=options.output, reference=options.reference,
-                  strength=parse_strength(options.strength),
-                  domain=None if options.domain == "auto" else Domain(options.domain))
+        job = Job(
+            source=options.input,
+            output=options.output,
+            reference=options.reference,
+            strength=parse_strength(options.strength),
+            domain=None if options.domain == "auto" else Domain(options.domain),
+        )
         denoiser = Denoiser.load(options.weights, device=options.device, memory_mb=options.memory_mb)
     except (ValueError, ModelError) as error:
         console.print(str(error))

@@ -93,8 +93,9 @@ class Stabiliser:
         even = np.linspace(start, stop, _KNOTS)
         transform = _cumulative(1.0 / curve.sigma(even), even)
         dense = np.interp(np.linspace(0.0, transform[-1], _KNOTS), transform, even)
-        self._values = np.unique(np.concatenate((even, dense, curve.values[(curve.values > start)
-                                                                          & (curve.values < stop)])))
+        self._values = np.unique(
+            np.concatenate((even, dense, curve.values[(curve.values > start) & (curve.values < stop)]))
+        )
         self._transform = _cumulative(1.0 / curve.sigma(self._values), self._values)
         nodes, weights = np.polynomial.hermite_e.hermegauss(_HERMITE_POINTS)
         inside = (self._values >= low - margin_low) & (self._values <= high + margin_high)
@@ -115,7 +116,7 @@ class Stabiliser:
             low, high = int(np.floor(values.min())), int(np.ceil(values.max()))
             if high - low <= _WHOLE_RANGE and np.array_equal(values, np.rint(values)):
                 # Stored values are whole numbers: one table look-up each, four times as fast, the same result.
-                table = self.forward64(np.arange(low, high + 1)).astype(np.float32)
+                table = self.forward64(np.arange(low, high + 1, dtype=np.float64)).astype(np.float32)
                 return np.asarray(table[values.astype(np.int32) - low], dtype=np.float32)
         return self.forward64(values).astype(np.float32)
 
@@ -133,9 +134,7 @@ def _cumulative(slope: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[
     return np.concatenate(([0.0], np.cumsum(steps)))
 
 
-def _interpolate(
-    at: NDArray[np.floating], x: NDArray[np.float64], y: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _interpolate(at: NDArray[np.floating], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Interpolate linearly, and beyond the ends with the slope of the last 16 knots (single ones may coincide)."""
     k = min(16, x.size - 1)
     below = np.minimum(at - x[0], 0.0) * (y[k] - y[0]) / (x[k] - x[0])

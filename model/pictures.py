@@ -74,8 +74,16 @@ def _read_plain(path: Path) -> Picture:
         raise UnsupportedInput(f"{path.name}: not a grey image")
     whole = np.issubdtype(array.dtype, np.integer)
     limits = (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max) if whole else (-np.inf, np.inf)
-    return Picture(path=path, frames=array.astype(np.float32), mask=None, domain=Domain.DISPLAY, dtype=array.dtype,
-                   low=float(limits[0]), high=float(limits[1]), dataset=None)
+    return Picture(
+        path=path,
+        frames=array.astype(np.float32),
+        mask=None,
+        domain=Domain.DISPLAY,
+        dtype=array.dtype,
+        low=float(limits[0]),
+        high=float(limits[1]),
+        dataset=None,
+    )
 
 
 def _read_dicom(path: Path) -> Picture:
@@ -83,7 +91,8 @@ def _read_dicom(path: Path) -> Picture:
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     if int(ds.get("SamplesPerPixel", 1)) != 1 or str(ds.get("PhotometricInterpretation")) not in (
-        "MONOCHROME1", "MONOCHROME2"
+        "MONOCHROME1",
+        "MONOCHROME2",
     ):
         raise UnsupportedInput(f"{path.name}: not a grey image")
     stored = ds.pixel_array
@@ -95,8 +104,16 @@ def _read_dicom(path: Path) -> Picture:
         first = int(ds.PixelPaddingValue)
         last = int(ds.get("PixelPaddingRangeLimit", first))
         mask = (frames < min(first, last)) | (frames > max(first, last))
-    return Picture(path=path, frames=frames.astype(np.float32), mask=mask, domain=domain_of(ds), dtype=stored.dtype,
-                   low=float(low), high=float(high), dataset=ds)
+    return Picture(
+        path=path,
+        frames=frames.astype(np.float32),
+        mask=mask,
+        domain=domain_of(ds),
+        dtype=stored.dtype,
+        low=float(low),
+        high=float(high),
+        dataset=ds,
+    )
 
 
 def domain_of(ds: Dataset) -> Domain:

@@ -64,9 +64,7 @@ def pad_to_multiple(image: FloatArray) -> FloatArray:
     return np.pad(image, [(0, missing[0]), (0, missing[1])], mode="reflect")
 
 
-def run_in_strips(
-    image: FloatArray, network: Callable[[FloatArray], FloatArray], *, pixels: int
-) -> FloatArray:
+def run_in_strips(image: FloatArray, network: Callable[[FloatArray], FloatArray], *, pixels: int) -> FloatArray:
     """Apply ``network`` to ``image`` piece by piece.
 
     Parameters

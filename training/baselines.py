@@ -32,8 +32,9 @@ def wavelet(stabilised: FloatArray, sigma: float) -> FloatArray:
     """BayesShrink (Chang, Yu and Vetterli 2000) for an assumed noise of ``sigma``."""
     low, high = float(stabilised.min()), float(stabilised.max())
     scale = max(high - low, 1e-6)
-    result = restoration.denoise_wavelet((stabilised - low) / scale, sigma=sigma / scale, method="BayesShrink",
-                                         mode="soft", rescale_sigma=False)
+    result = restoration.denoise_wavelet(
+        (stabilised - low) / scale, sigma=sigma / scale, method="BayesShrink", mode="soft", rescale_sigma=False
+    )
     return np.asarray(result * scale + low, dtype=np.float32)
 
 
@@ -45,9 +46,9 @@ def total_variation(stabilised: FloatArray, weight: float) -> FloatArray:
 
 BASELINES: dict[str, tuple[Filter, tuple[float, ...]]] = {
     "gaussian": (gaussian, (0.6, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3)),
-    "total variation": (total_variation, (0.7, 1.0, 1.5, 2.2, 3.2, 4.5)),
-    "wavelet": (wavelet, (1.0, 1.5, 2.0, 3.0, 4.0)),
-    "bm3d": (bm3d, (1.0, 1.3, 1.7, 2.2)),
-    "nlm": (non_local_means, (0.6, 0.9, 1.3, 1.8, 2.5)),
+    "total variation": (total_variation, (0.3, 0.5, 0.7, 1.0, 1.5, 2.2)),
+    "wavelet": (wavelet, (0.4, 0.6, 0.8, 1.0, 1.5, 2.0)),
+    "bm3d": (bm3d, (0.8, 1.0, 1.3, 1.7, 2.2)),
+    "nlm": (non_local_means, (0.3, 0.45, 0.6, 0.9, 1.3)),
 }
 """Name to filter and the values of its one parameter among which validation chooses."""

@@ -92,8 +92,16 @@ def make_case(image: CleanImage, *, dose: str, kernel: str, seed: int, side: int
     field = (transmission < 0.98) & (transmission > 0.01)
     if field.mean() < 0.2:
         field = np.ones_like(field)
-    return Case(source=image.source, patient=image.patient, dose=dose, kernel=kernel, noisy=noisy, truth=truth,
-                law=law, field=field)
+    return Case(
+        source=image.source,
+        patient=image.patient,
+        dose=dose,
+        kernel=kernel,
+        noisy=noisy,
+        truth=truth,
+        law=law,
+        field=field,
+    )
 
 
 def measure(case: Case, method: str, result: FloatArray) -> Row:
@@ -106,7 +114,11 @@ def measure(case: Case, method: str, result: FloatArray) -> Row:
     before = case.noisy
     log_truth, log_result = _log(case.truth), _log(result)
     return Row(
-        source=case.source, patient=case.patient, dose=case.dose, kernel=case.kernel, method=method,
+        source=case.source,
+        patient=case.patient,
+        dose=case.dose,
+        kernel=case.kernel,
+        method=method,
         mse_sigma2=power(result),
         gain_stabilised_db=10 * float(np.log10(power(before) / power(result))),
         gain_linear_db=psnr(result, case.truth, mask=case.field) - psnr(before, case.truth, mask=case.field),
@@ -197,14 +209,21 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
         for row in members:
             gains.setdefault(row.patient, []).append(row.gain_stabilised_db)
         mean, low, high = bootstrap(gains)
-        summary.append({
-            "source": source, "dose": dose, "kernel": kernel, "method": method, "patients": len(gains),
-            "gain_stabilised_db": round(mean, 3), "interval_95": [round(low, 3), round(high, 3)],
-            "gain_linear_db": round(float(np.mean([r.gain_linear_db for r in members])), 3),
-            "psnr_db": round(float(np.mean([r.psnr_db for r in members])), 3),
-            "ssim": round(float(np.mean([r.ssim for r in members])), 4),
-            "mse_sigma2": round(float(np.mean([r.mse_sigma2 for r in members])), 4),
-        })
+        summary.append(
+            {
+                "source": source,
+                "dose": dose,
+                "kernel": kernel,
+                "method": method,
+                "patients": len(gains),
+                "gain_stabilised_db": round(mean, 3),
+                "interval_95": [round(low, 3), round(high, 3)],
+                "gain_linear_db": round(float(np.mean([r.gain_linear_db for r in members])), 3),
+                "psnr_db": round(float(np.mean([r.psnr_db for r in members])), 3),
+                "ssim": round(float(np.mean([r.ssim for r in members])), 4),
+                "mse_sigma2": round(float(np.mean([r.mse_sigma2 for r in members])), 4),
+            }
+        )
     return summary
 
 
@@ -234,15 +253,24 @@ def save_strip(case: Case, results: dict[str, FloatArray], path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(grey.astype(np.uint8)), str(path))
 
 
-def evaluate(denoiser: Denoiser, images: list[CleanImage], *, seeds: int, kernels: Iterable[str],
-             baselines: Iterable[str], output: Path) -> dict[str, Any]:
+def evaluate(
+    denoiser: Denoiser,
+    images: list[CleanImage],
+    *,
+    seeds: int,
+    kernels: Iterable[str],
+    baselines: Iterable[str],
+    output: Path,
+) -> dict[str, Any]:
     """Run the protocol and write ``evaluation.json`` and image strips; returns the report."""
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    plan = [(image, dose, kernel, seed) for image in images for dose in DOSES for kernel in kernels
-            for seed in range(seeds)]
-    tuning = [make_case(image, dose=dose, kernel="csi", seed=900, side=TUNING_SIDE)
-              for image in images[::3] for dose in DOSES]
+    plan = [
+        (image, dose, kernel, seed) for image in images for dose in DOSES for kernel in kernels for seed in range(seeds)
+    ]
+    tuning = [
+        make_case(image, dose=dose, kernel="csi", seed=900, side=TUNING_SIDE) for image in images[::3] for dose in DOSES
+    ]
     tuned = {name: tune(tuning, name) for name in baselines}
     rows: list[Row] = []
     for image, dose, kernel, seed in track(plan, description="evaluating"):
@@ -253,9 +281,14 @@ def evaluate(denoiser: Denoiser, images: list[CleanImage], *, seeds: int, kernel
             safe = case.patient.replace(":", "_").replace("/", "_")
             save_strip(case, results, output / f"{safe}_{dose.replace('/', 'of')}.png")
     report = {
-        "weights": denoiser.name, "sha256": denoiser.digest, "full_dose_quanta": FULL_DOSE_QUANTA,
-        "seeds": seeds, "tuned": tuned, "seconds": round(time.monotonic() - started, 1),
-        "summary": summarise(rows), "rows": [asdict(row) for row in rows],
+        "weights": denoiser.name,
+        "sha256": denoiser.digest,
+        "full_dose_quanta": FULL_DOSE_QUANTA,
+        "seeds": seeds,
+        "tuned": tuned,
+        "seconds": round(time.monotonic() - started, 1),
+        "summary": summarise(rows),
+        "rows": [asdict(row) for row in rows],
     }
     (output / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -281,9 +314,12 @@ def main(arguments: list[str] | None = None) -> int:
     most = 2 if options.quick else options.images_per_source
     images = validation_images(options.data, options.config, most_per_source=most)
     report = evaluate(
-        denoiser, images, seeds=1 if options.quick else options.seeds,
+        denoiser,
+        images,
+        seeds=1 if options.quick else options.seeds,
         kernels=("csi",) if options.quick else options.kernels,
-        baselines=("gaussian",) if options.quick else options.baselines, output=options.output,
+        baselines=("gaussian",) if options.quick else options.baselines,
+        output=options.output,
     )
     shown = [line for line in report["summary"] if options.quick or line["source"] in ("real sources", "phantom")]
     show(shown, Console())

@@ -46,8 +46,10 @@ def write_card(manifest: dict[str, Any], report: dict[str, Any]) -> str:
     training = manifest["training"]
     trained = manifest["trained_for"]
     lines = [
-        f"# Model card: {manifest['name']}", "",
-        "Written by `python -m training.model_card` from the weights' manifest and the evaluation; do not edit.", "",
+        f"# Model card: {manifest['name']}",
+        "",
+        "Written by `python -m training.model_card` from the weights' manifest and the evaluation; do not edit.",
+        "",
         f"- architecture {manifest['architecture']}, width {manifest['width']}, {manifest['parameters'] / 1e6:.2f} M "
         f"parameters, stored as {manifest['precision']}",
         f"- SHA-256 `{manifest['sha256']}`",
@@ -57,7 +59,14 @@ def write_card(manifest: dict[str, Any], report: dict[str, Any]) -> str:
         f"noise kernels of {trained['kernel_fwhm_px'][0]:g} to {trained['kernel_fwhm_px'][1]:g} px, "
         f"structure noise up to "
         f"{trained['structure'][1]:.0%}, noise assumed within {trained['sigma_error']:.0%}",
-        "", INTENDED, "## Data", "", manifest["data"], "", "## Measured", "",
+        "",
+        INTENDED,
+        "## Data",
+        "",
+        manifest["data"],
+        "",
+        "## Measured",
+        "",
     ]
     if report["sha256"] != manifest["sha256"]:
         raise ValueError("the evaluation is of other weights than the manifest")
@@ -70,18 +79,24 @@ def _measured(report: dict[str, Any]) -> list[str]:
     lines = [
         f"Full dose is {report['full_dose_quanta']:g} effective quanta per pixel at the median of the picture; "
         f"{report['seeds']} noise seed(s). Gains over the noisy input in dB in the stabilised domain, with the 95 % "
-        "interval over patients; PSNR (range P99.9 - P0.1 of the field) and SSIM (log image). \"Law known\": the true "
+        'interval over patients; PSNR (range P99.9 - P0.1 of the field) and SSIM (log image). "Law known": the true '
         "noise is given, as it is to all classical filters, whose one parameter is tuned on a third of these images. "
-        "\"Blind\": nothing is given. Our BM3D is 0.25 dB below the authors' on white noise.",
+        '"Blind": nothing is given. Our BM3D is 0.25 dB below the authors\' on white noise.',
     ]
     groups = sorted({(line["source"], line["kernel"]) for line in report["summary"]})
     for source, kernel in groups:
         members = [li for li in report["summary"] if (li["source"], li["kernel"]) == (source, kernel)]
-        lines += ["", f"### {source}, {kernel} noise ({members[0]['patients']} patients)", "",
-                  "| method | " + " | ".join(f"dose {dose}" for dose in DOSES) + " |", "|---" * 4 + "|"]
+        lines += [
+            "",
+            f"### {source}, {kernel} noise ({members[0]['patients']} patients)",
+            "",
+            "| method | " + " | ".join(f"dose {dose}" for dose in DOSES) + " |",
+            "|---" * 4 + "|",
+        ]
         for method in sorted({line["method"] for line in members}, key=_order):
-            cells = [_cell(line) for dose in DOSES for line in members
-                     if line["method"] == method and line["dose"] == dose]
+            cells = [
+                _cell(line) for dose in DOSES for line in members if line["method"] == method and line["dose"] == dose
+            ]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return lines
 

@@ -89,11 +89,15 @@ class PairSource:
             z.append(crop[0])
             target.append(crop[1])
         stacked = torch.from_numpy(np.stack(z).copy())[:, None]
-        return Batch(z=stacked, target=torch.from_numpy(np.stack(target).copy())[:, None],
-                     sigma_map=torch.ones_like(stacked))
+        return Batch(
+            z=stacked, target=torch.from_numpy(np.stack(target).copy())[:, None], sigma_map=torch.ones_like(stacked)
+        )
 
 
 def joined(first: Batch, second: Batch) -> Batch:
     """Put two batches behind one another."""
-    return Batch(z=torch.cat((first.z, second.z)), target=torch.cat((first.target, second.target)),
-                 sigma_map=torch.cat((first.sigma_map, second.sigma_map)))
+    return Batch(
+        z=torch.cat((first.z, second.z)),
+        target=torch.cat((first.target, second.target)),
+        sigma_map=torch.cat((first.sigma_map, second.sigma_map)),
+    )

@@ -123,8 +123,13 @@ def _chest(scene: _Scene) -> None:
             scene.vessels(hilum, away, rng.uniform(0.006, 0.014), rng.uniform(0.15, 0.35))
         for k in range(int(rng.integers(7, 11))):
             y = -0.42 + 0.085 * k + rng.normal(0.0, 0.004)
-            points = _arc(Point(y=y, x=0.0), Point(y=0.05 + 0.008 * k, x=wide * min(0.93, 0.55 + 0.06 * k)),
-                          -1.5, 1.2, slope=-0.08)
+            points = _arc(
+                Point(y=y, x=0.0),
+                Point(y=0.05 + 0.008 * k, x=wide * min(0.93, 0.55 + 0.06 * k)),
+                -1.5,
+                1.2,
+                slope=-0.08,
+            )
             points = [Point(y=p.y, x=side * p.x) for p in points]
             scene.chain(points, rng.uniform(0.009, 0.013), rng.uniform(0.25, 0.5), wall=rng.uniform(0.2, 0.4))
         collar = [Point(y=-0.36 - 0.05 * np.sin(t * 3), x=side * (0.05 + 0.38 * t)) for t in np.linspace(0, 1, 16)]
@@ -146,8 +151,11 @@ def _limb(scene: _Scene) -> None:
     for k in range(count):
         x = (k - (count - 1) / 2) * spread
         radius = rng.uniform(0.025, 0.05) if count > 2 else rng.uniform(0.05, 0.09)
-        scene.chain([Point(y=-0.9, x=x - 0.9 * np.sin(tilt)), Point(y=0.9, x=x + 0.9 * np.sin(tilt))],
-                    radius * rng.uniform(2.0, 2.6), rng.uniform(0.5, 1.1))
+        scene.chain(
+            [Point(y=-0.9, x=x - 0.9 * np.sin(tilt)), Point(y=0.9, x=x + 0.9 * np.sin(tilt))],
+            radius * rng.uniform(2.0, 2.6),
+            rng.uniform(0.5, 1.1),
+        )
         y = -0.75
         while y < 0.75:
             length = rng.uniform(0.2, 0.6)
@@ -168,15 +176,22 @@ def _pelvis(scene: _Scene) -> None:
         scene.ellipsoid(wing, Point(y=0.17, x=0.12), rng.uniform(0.4, 0.8), tilt=0.5 * side, power=3.0)
         scene.chain(_arc(wing, Point(y=0.17, x=0.13), 0, 2 * np.pi, steps=40), 0.01, 0.4, wall=0.5)
         scene.ellipsoid(Point(y=0.12, x=side * 0.27), Point(y=0.06, x=0.06), 0.8)
-        scene.chain([Point(y=0.12, x=side * 0.27), Point(y=0.22, x=side * 0.36), Point(y=0.8, x=side * 0.33)],
-                    rng.uniform(0.045, 0.06), 1.2, wall=0.25)
+        scene.chain(
+            [Point(y=0.12, x=side * 0.27), Point(y=0.22, x=side * 0.36), Point(y=0.8, x=side * 0.33)],
+            rng.uniform(0.045, 0.06),
+            1.2,
+            wall=0.25,
+        )
         ring = _arc(Point(y=0.26, x=side * 0.1), Point(y=0.07, x=0.08), 0, 2 * np.pi, steps=36)
         scene.chain(ring, 0.018, 0.5, wall=0.4)
     for k in range(6):
         scene.ellipsoid(Point(y=-0.5 + 0.1 * k, x=0.0), Point(y=0.04, x=0.06), rng.uniform(0.5, 0.9), power=6.0)
     for _ in range(int(rng.integers(3, 12))):  # bowel gas
-        scene.ellipsoid(Point(y=rng.uniform(-0.5, 0.1), x=rng.uniform(-0.3, 0.3)),
-                        Point(y=rng.uniform(0.015, 0.06), x=rng.uniform(0.02, 0.08)), -rng.uniform(0.1, 0.5))
+        scene.ellipsoid(
+            Point(y=rng.uniform(-0.5, 0.1), x=rng.uniform(-0.3, 0.3)),
+            Point(y=rng.uniform(0.015, 0.06), x=rng.uniform(0.02, 0.08)),
+            -rng.uniform(0.1, 0.5),
+        )
 
 
 def _angiogram(scene: _Scene) -> None:
@@ -186,8 +201,11 @@ def _angiogram(scene: _Scene) -> None:
         root = Point(y=rng.uniform(-0.5, 0.5), x=rng.uniform(-0.5, 0.5))
         scene.vessels(root, rng.uniform(0, 2 * np.pi), rng.uniform(0.01, 0.028), rng.uniform(0.4, 1.6))
     for _ in range(int(rng.integers(2, 6))):
-        scene.ellipsoid(Point(y=rng.uniform(-0.5, 0.5), x=rng.uniform(-0.5, 0.5)),
-                        Point(y=rng.uniform(0.05, 0.4), x=rng.uniform(0.05, 0.4)), rng.normal(0.0, 0.5))
+        scene.ellipsoid(
+            Point(y=rng.uniform(-0.5, 0.5), x=rng.uniform(-0.5, 0.5)),
+            Point(y=rng.uniform(0.05, 0.4), x=rng.uniform(0.05, 0.4)),
+            rng.normal(0.0, 0.5),
+        )
 
 
 def _textures(scene: _Scene) -> None:
@@ -252,9 +270,7 @@ def _collimate(transmission: FloatArray, rng: np.random.Generator) -> None:
 ANATOMIES = {"chest": _chest, "limb": _limb, "pelvis": _pelvis, "angiogram": _angiogram}
 
 
-def phantom(
-    rows: int, columns: int, seed: int, *, anatomy: str | None = None, inserts: bool = True
-) -> FloatArray:
+def phantom(rows: int, columns: int, seed: int, *, anatomy: str | None = None, inserts: bool = True) -> FloatArray:
     """Draw a radiograph whose noise-free truth is known.
 
     Bodies with the path lengths of ellipsoids and tubes (soft tissue, lungs, ribs, hollow bones, vessel trees),

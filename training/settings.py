@@ -109,12 +109,8 @@ def load_settings(path: Path) -> TrainingSettings:
     raw = tomllib.loads(path.read_text(encoding="utf-8"))
     faults: list[str] = []
     noise = _build(NoiseRange, raw.pop("noise", {}), "noise", faults)
-    images = tuple(
-        _build(ImageFolder, table, f"images[{i}]", faults) for i, table in enumerate(raw.pop("images", []))
-    )
-    pairs = tuple(
-        _build(PairFolder, table, f"pairs[{i}]", faults) for i, table in enumerate(raw.pop("pairs", []))
-    )
+    images = tuple(_build(ImageFolder, table, f"images[{i}]", faults) for i, table in enumerate(raw.pop("images", [])))
+    pairs = tuple(_build(PairFolder, table, f"pairs[{i}]", faults) for i, table in enumerate(raw.pop("pairs", [])))
     top = _build(TrainingSettings, {**raw, "noise": noise, "images": images, "pairs": pairs}, "", faults)
     if faults:
         raise SettingsError(f"{path}: " + "; ".join(faults))

@@ -72,9 +72,7 @@ class NoiseSynthesis:
         target = (clean_t - median) / Z_SCALE
         return Batch(z=target + noise / Z_SCALE, target=target, sigma_map=sigma_map)
 
-    def _expose(
-        self, signal: Tensor, quanta: Tensor, electronic: Tensor, structure: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _expose(self, signal: Tensor, quanta: Tensor, electronic: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy exposure in quanta and the electronic sigma that includes quantisation."""
         r, n = self.ranges, signal.shape[0]
         gain = torch.exp(self._smooth(n, signal.shape[-2:]) * (r.gain_map * torch.rand((n, 1, 1, 1), generator=self.g)))

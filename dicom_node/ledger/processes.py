@@ -33,6 +33,8 @@ class ProcessLedger:
         self._name = name
         self._role = role
         self._started_at = database.now()
+        self._beaten_at: float | None = None
+        self._steady_since = self._started_at
 
     def beat(self) -> None:
         """Say that this process is alive."""
@@ -48,6 +50,19 @@ class ProcessLedger:
             known = connection.execute(update(process).where(process.c.name == self._name).values(**values)).rowcount
             if not known:
                 connection.execute(insert(process), {"name": self._name, **values})
+        if self._beaten_at is None or now - self._beaten_at > DEAD_AFTER_S / 2:
+            self._steady_since = now
+        self._beaten_at = now
+
+    def can_judge(self) -> bool:
+        """Return whether the silence of another process means that it is dead.
+
+        Not so while the ledger was away: then all of them were silent, and have not all been heard of again.
+        """
+        if self._beaten_at is None:
+            return False
+        now = self._database.now()
+        return now - self._beaten_at <= DEAD_AFTER_S / 2 and now - self._steady_since >= DEAD_AFTER_S
 
     def leave(self) -> None:
         """Say that this process ends in order."""
@@ -55,12 +70,11 @@ class ProcessLedger:
             connection.execute(delete(process).where(process.c.name == self._name))
 
     def alive(self, role: str) -> set[str]:
-        """Return the names of the processes of `role` that were heard of lately."""
+        """Return the names of the processes of `role` that were heard of lately; this one lives in any case."""
         with self._database.read() as connection:
-            return set(
-                connection.scalars(
-                    select(process.c.name).where(
-                        process.c.role == role, process.c.seen_at >= self._database.now() - DEAD_AFTER_S
-                    )
+            heard = connection.scalars(
+                select(process.c.name).where(
+                    process.c.role == role, process.c.seen_at >= self._database.now() - DEAD_AFTER_S
                 )
             )
+            return {self._name, *heard}

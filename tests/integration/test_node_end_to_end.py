@@ -21,6 +21,7 @@ from tests.support.peers import (
     MockScp,
     Orthanc,
     ReceivedObject,
+    SilentPeer,
     closed_port,
     find_free_port,
     read_part10,
@@ -226,6 +227,21 @@ def test_a_dead_destination_is_tried_again_and_delays_no_other(tmp_path: Path) -
                 assert len(pacs.objects) == 3
 
 
+def test_a_destination_that_never_answers_delays_no_other(tmp_path: Path) -> None:
+    with SilentPeer() as silent, MockScp() as pacs:
+        # The silent one comes first, and holds each attempt for longer than the others may take.
+        destinations = [destination("silent", silent.port, acse_timeout_s=15), destination("pacs", pacs.port)]
+        routes = default_routes("silent", "pacs")
+        with running_node(tmp_path / "node", destinations=destinations, routes=routes, node={"drain_s": 1}) as node:
+            for series in range(1, 5):
+                node.send(*write_radiographs(tmp_path / "in", 1, series=series, sop_class=CT))
+            wait_until(lambda: len(pacs.objects) == 4, timeout_s=60, what="delivery to the living destination")
+            sent = "SELECT finished_at - created_at FROM delivery WHERE destination = 'pacs' AND state = 'sent'"
+            wait_until(lambda: len(node.rows(sent)) == 4, what="the end of the deliveries")
+            assert max(row[0] for row in node.rows(sent)) < 8
+            assert silent.connections > 0
+
+
 def test_what_the_pacs_refuses_is_a_dead_letter_with_its_reason_until_an_operator_retries(tmp_path: Path) -> None:
     with (
         MockScp(statuses={1: 0xC123}) as pacs,
@@ -308,6 +324,14 @@ def test_the_same_on_postgresql_with_two_workers(tmp_path: Path, request: pytest
         node.wait_balanced(12)
         assert node.send(*radiographs[:2], *write_radiographs(tmp_path / "in", 1, first=10)).returncode == 0
         node.wait_balanced(13)
+        # Said first, with the reasons: what is missing below is then known to be lost on the way or not made at all.
+        not_enhanced = node.rows(
+            "SELECT sop_instance_uid, decision, enhancement.reason, attempts FROM instance "
+            "LEFT JOIN enhancement ON instance_id = instance.id "
+            f"WHERE origin = 'received' AND series_instance_uid = '{ROOT}.2.1' "
+            "AND (decision IS NULL OR decision <> 'enhanced')"
+        )
+        assert not_enhanced == []
         for peer in (pacs, second):
             derived = {source_of(ds): ds for ds in (decode(obj) for obj in peer.objects) if "SourceImageSequence" in ds}
             assert set(derived) == {f"{ROOT}.3.1.{number}" for number in range(11)}

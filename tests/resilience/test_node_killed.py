@@ -54,7 +54,7 @@ def test_a_worker_killed_while_the_pacs_stores_does_not_take_its_duplicate_for_a
 
 def test_a_killed_receiver_keeps_what_it_acknowledged_and_nothing_of_a_half_object(tmp_path: Path) -> None:
     paths = write_radiographs(tmp_path / "in", 2)
-    (large,) = write_radiographs(tmp_path / "in", 1, first=2, size=2240)
+    (large,) = write_radiographs(tmp_path / "in", 1, series=2, size=2240, sop_class=CT)
     first, second, half = map(read_part10, (*paths, large))
     assert len(half.data) > 10_000_000
     with MockScp() as pacs, running_node(tmp_path / "node", pacs.port) as node:

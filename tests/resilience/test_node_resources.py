@@ -34,9 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_answered_a700_and_the_node_recovers_without_a_restart(
-    tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_is_answered_a700_and_the_node_recovers_without_a_restart(tmp_path: Path, small_disk: Path) -> None:
     paths = write_radiographs(tmp_path / "in", 3, sop_class=CT)
     (large,) = write_radiographs(tmp_path / "in", 1, first=3, size=2000, sop_class=CT)
     first, second, third, huge = (read_part10(path) for path in (*paths, large))

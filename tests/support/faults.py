@@ -35,8 +35,17 @@ def fault_in_enhancement(folder: Path, code: str) -> dict[str, str]:
 
 
 def killed_by(folder: Path, sop_instance_uid: str) -> dict[str, str]:
-    """Return the environment of a node whose worker dies at one image, as of a codec that crashes."""
-    return fault_in_enhancement(folder, f"if uid == {sop_instance_uid!r}:\n    os._exit(139)")
+    """Return the environment of a node whose worker dies at one image, as of a codec that crashes.
+
+    Other images take longer than that one, so that one of them is in work whenever it happens.
+    """
+    code = f"""
+        if uid == {sop_instance_uid!r}:
+            time.sleep(0.5)
+            os._exit(139)
+        time.sleep(1.0)
+    """
+    return fault_in_enhancement(folder, code)
 
 
 def slowed(folder: Path, seconds: float) -> dict[str, str]:

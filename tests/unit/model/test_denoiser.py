@@ -128,10 +128,15 @@ def test_low_band_of_the_image_is_kept(denoiser: Denoiser) -> None:
     assert np.abs(blocks).max() < 0.1 * (noisy - out).std()
 
 
-@pytest.mark.parametrize(("frames", "mask"), [
-    (np.zeros((4, 4)), None), (np.zeros((0, 4, 4)), None), (np.full((1, 40, 40), np.nan), None),
-    (np.zeros((1, 4, 4)), np.ones((3, 3), dtype=np.bool_)),
-])
+@pytest.mark.parametrize(
+    ("frames", "mask"),
+    [
+        (np.zeros((4, 4)), None),
+        (np.zeros((0, 4, 4)), None),
+        (np.full((1, 40, 40), np.nan), None),
+        (np.zeros((1, 4, 4)), np.ones((3, 3), dtype=np.bool_)),
+    ],
+)
 def test_what_is_no_image_is_refused(denoiser: Denoiser, frames: np.ndarray, mask: np.ndarray | None) -> None:
     with pytest.raises(UnsupportedInput):
         denoiser.denoise(frames, domain=Domain.LINEAR, mask=mask)

@@ -31,8 +31,11 @@ def immerkaer(image: np.ndarray) -> float:
     return float(np.median(np.abs(ndimage.convolve(image.astype(np.float64), k)[2:-2, 2:-2]))) / 0.6745 / 6
 
 
-@pytest.mark.parametrize("kernel", [WHITE, WANG_2014_CSI, gaussian_kernel(1.5), gaussian_kernel(3.0)],
-                         ids=["white", "csi", "fwhm 1.5", "fwhm 3"])
+@pytest.mark.parametrize(
+    "kernel",
+    [WHITE, WANG_2014_CSI, gaussian_kernel(1.5), gaussian_kernel(3.0)],
+    ids=["white", "csi", "fwhm 1.5", "fwhm 3"],
+)
 def test_linear_noise_is_found_within_a_tenth_whatever_its_correlation(kernel: NDArray[np.float64]) -> None:
     noisy, truth, law = exposure(kernel)
     found = estimate_noise(np.rint(noisy), domain=Domain.LINEAR)
@@ -58,7 +61,9 @@ def test_the_estimator_for_white_noise_fails_where_ours_holds() -> None:
 def test_the_bias_of_the_low_percentile_is_taken_off(fwhm_px: float) -> None:
     law = NoiseLaw(structure=0.0, quantum=10.0, electronic=0.1)
     detector = Detector(law=law, kernel=gaussian_kernel(fwhm_px))
-    found = estimate_noise(expose(np.full((800, 800), 1000.0), detector, np.random.default_rng(2)), domain=Domain.LINEAR)
+    found = estimate_noise(
+        expose(np.full((800, 800), 1000.0), detector, np.random.default_rng(2)), domain=Domain.LINEAR
+    )
     assert isinstance(found, NoiseEstimate)
     assert found.median_sigma == pytest.approx(100.0, rel=0.04)
 
@@ -90,13 +95,17 @@ def test_white_noise_has_no_correlation_after_the_bias_of_quiet_blocks_is_taken_
     assert np.abs(found.correlation_x + found.correlation_y).max() < 0.04
 
 
-@pytest.mark.parametrize(("image", "reason"), [
-    (np.zeros((1, 1)), "smaller"),
-    (np.zeros((7, 5)), "smaller"),
-    (np.full((200, 200), 512.0), "valid pixels"),
-    (np.repeat(np.arange(200.0)[:, None], 200, axis=1), "too few blocks"),
-    (np.random.default_rng(0).integers(0, 2, (200, 200)).astype(float), "valid pixels"),
-], ids=["one pixel", "tiny", "constant", "ramp", "binary"])
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((1, 1)), "smaller"),
+        (np.zeros((7, 5)), "smaller"),
+        (np.full((200, 200), 512.0), "valid pixels"),
+        (np.repeat(np.arange(200.0)[:, None], 200, axis=1), "too few blocks"),
+        (np.random.default_rng(0).integers(0, 2, (200, 200)).astype(float), "valid pixels"),
+    ],
+    ids=["one pixel", "tiny", "constant", "ramp", "binary"],
+)
 def test_an_image_that_does_not_tell_its_noise_gets_a_reason(image: np.ndarray, reason: str) -> None:
     found = estimate_noise(image, domain=Domain.LINEAR)
     assert isinstance(found, NoEstimate), found

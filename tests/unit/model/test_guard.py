@@ -47,8 +47,10 @@ def low_dose(anatomy: str, *, quanta: float = 150.0, kernel: np.ndarray = WANG_2
 
 
 def test_removed_noise_never_exceeds_three_and_a_half_sigma() -> None:
-    np.testing.assert_array_equal(clamp_noise(np.array([-9.0, -1.0, 3.4, 4.0], dtype=np.float32)),
-                                  np.array([-3.5, -1.0, 3.4, 3.5], dtype=np.float32))
+    np.testing.assert_array_equal(
+        clamp_noise(np.array([-9.0, -1.0, 3.4, 4.0], dtype=np.float32)),
+        np.array([-3.5, -1.0, 3.4, 3.5], dtype=np.float32),
+    )
 
 
 def test_low_band_of_what_is_removed_is_nothing() -> None:
@@ -74,15 +76,19 @@ def test_a_good_estimate_keeps_the_strength_without_a_word() -> None:
     assert verdict(GOOD) == (0.7, "")
 
 
-@pytest.mark.parametrize(("estimate", "strength", "reason"), [
-    (NoEstimate(reason="too small"), 0.0, "too small"),
-    (replace(GOOD, misfit=0.6), 0.0, "no curve"),
-    (replace(GOOD, misfit=0.4), 0.4, "poorly"),
-    (replace(GOOD, correlation_x=(0.9, 0.8, 0.7, 0.6)), 0.0, "coarser than noise"),
-    (replace(GOOD, correlation_y=(0.9, 0.8, 0.5, 0.35)), 0.4, "coarser than trained"),
-    (replace(GOOD, coverage=0.3), 0.4, "covers 30%"),
-    (replace(GOOD, law=NoiseLaw(structure=0.0, quantum=80.0, electronic=1.0)), 0.0, "only 1.2 quanta"),
-], ids=["none", "misfit", "weak", "coarse", "wide", "coverage", "quanta"])
+@pytest.mark.parametrize(
+    ("estimate", "strength", "reason"),
+    [
+        (NoEstimate(reason="too small"), 0.0, "too small"),
+        (replace(GOOD, misfit=0.6), 0.0, "no curve"),
+        (replace(GOOD, misfit=0.4), 0.4, "poorly"),
+        (replace(GOOD, correlation_x=(0.9, 0.8, 0.7, 0.6)), 0.0, "coarser than noise"),
+        (replace(GOOD, correlation_y=(0.9, 0.8, 0.5, 0.35)), 0.4, "coarser than trained"),
+        (replace(GOOD, coverage=0.3), 0.4, "covers 30%"),
+        (replace(GOOD, law=NoiseLaw(structure=0.0, quantum=80.0, electronic=1.0)), 0.0, "only 1.2 quanta"),
+    ],
+    ids=["none", "misfit", "weak", "coarse", "wide", "coverage", "quanta"],
+)
 def test_a_poor_estimate_lowers_or_refuses_with_its_reason(
     estimate: NoiseEstimate | NoEstimate, strength: float, reason: str
 ) -> None:
@@ -94,8 +100,11 @@ def test_a_poor_estimate_lowers_or_refuses_with_its_reason(
 def judged(removed: np.ndarray, denoised: np.ndarray | None = None) -> tuple[float, str]:
     shape = removed.shape
     found = judge_removed(
-        removed.astype(np.float32), np.zeros(shape, np.float32) if denoised is None else denoised,
-        np.ones(shape, np.bool_), np.ones((shape[0] // 16, shape[1] // 16), np.bool_), strength=0.7,
+        removed.astype(np.float32),
+        np.zeros(shape, np.float32) if denoised is None else denoised,
+        np.ones(shape, np.bool_),
+        np.ones((shape[0] // 16, shape[1] // 16), np.bool_),
+        strength=0.7,
     )
     return found.strength, " ".join(found.reasons)
 

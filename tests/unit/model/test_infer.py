@@ -23,7 +23,10 @@ from training.phantom import phantom
 def low_dose_pair() -> tuple[np.ndarray, np.ndarray]:
     law = NoiseLaw(structure=0.005, quantum=6.0, electronic=18.0)
     return low_dose_stored(
-        phantom(200, 180, 41, anatomy="chest"), dose=0.25, detector=Detector(law=law), open_field=12000.0,
+        phantom(200, 180, 41, anatomy="chest"),
+        dose=0.25,
+        detector=Detector(law=law),
+        open_field=12000.0,
         rng=np.random.default_rng(1),
     )
 
@@ -63,8 +66,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_image_comes_back_as_its_own_kind_and_a_corrupt_one_is_reported(folder: Path) -> None:
-    code = main(["--input", str(folder / "in"), "--output", str(folder / "out"),
-                 "--reference", str(folder / "reference"), "--domain", "linear", "--device", "cpu"])
+    code = main(
+        [
+            "--input",
+            str(folder / "in"),
+            "--output",
+            str(folder / "out"),
+            "--reference",
+            str(folder / "reference"),
+            "--domain",
+            "linear",
+            "--device",
+            "cpu",
+        ]
+    )
     assert code == 1
     outcomes = {Path(o["file"]).name: o for o in json.loads((folder / "out" / "results.json").read_text())}
     assert set(outcomes) == {"a.dcm", "b.png", "c.tif", "broken.png"}
@@ -93,10 +108,16 @@ def test_dicom_becomes_a_derived_image_with_its_padding_untouched(folder: Path) 
     assert (derived.pixel_array[:, 20:] != source.pixel_array[:, 20:]).mean() > 0.5
 
 
-@pytest.mark.parametrize(("intent", "relation", "domain"), [
-    ("FOR PROCESSING", "LIN", Domain.LINEAR), ("FOR PROCESSING", "LOG", Domain.LOG),
-    ("FOR PROCESSING", "DISP", Domain.DISPLAY), ("FOR PRESENTATION", "LIN", Domain.DISPLAY), ("", "", Domain.DISPLAY),
-])
+@pytest.mark.parametrize(
+    ("intent", "relation", "domain"),
+    [
+        ("FOR PROCESSING", "LIN", Domain.LINEAR),
+        ("FOR PROCESSING", "LOG", Domain.LOG),
+        ("FOR PROCESSING", "DISP", Domain.DISPLAY),
+        ("FOR PRESENTATION", "LIN", Domain.DISPLAY),
+        ("", "", Domain.DISPLAY),
+    ],
+)
 def test_domain_follows_presentation_intent_and_pixel_intensity_relationship(
     intent: str, relation: str, domain: Domain
 ) -> None:

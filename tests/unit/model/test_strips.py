@@ -13,8 +13,10 @@ from training.lowdose import Detector, expose
 from training.phantom import phantom
 
 
-@pytest.mark.parametrize(("rows", "columns", "pixels"), [(1, 1, 10), (700, 600, 10**9), (2500, 2048, 10**6),
-                                                         (64, 9000, 200_000), (5000, 300, 250_000)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "pixels"),
+    [(1, 1, 10), (700, 600, 10**9), (2500, 2048, 10**6), (64, 9000, 200_000), (5000, 300, 250_000)],
+)
 def test_pieces_cover_every_pixel_once_and_keep_to_the_budget(rows: int, columns: int, pixels: int) -> None:
     seen = np.zeros((rows, columns), dtype=int)
     for piece in plan(rows, columns, pixels=pixels):

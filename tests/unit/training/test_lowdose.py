@@ -94,8 +94,9 @@ def test_stored_values_are_whole_and_clipped() -> None:
 def test_low_dose_radiograph_comes_with_its_truth_and_repeats_by_seed() -> None:
     transmission = np.full((200, 200), 0.5, dtype=np.float32)
     make = [
-        low_dose_stored(transmission, dose=0.25, detector=Detector(law=LAW), open_field=8000.0,
-                        rng=np.random.default_rng(9))
+        low_dose_stored(
+            transmission, dose=0.25, detector=Detector(law=LAW), open_field=8000.0, rng=np.random.default_rng(9)
+        )
         for _ in range(2)
     ]
     stored, truth = make[0]

@@ -30,8 +30,9 @@ def test_ssim_agrees_with_scikit_image() -> None:
     truth = np.cumsum(rng.standard_normal((96, 80)), axis=1)
     image = truth + rng.standard_normal(truth.shape)
     ours = ssim(image, truth, reference=30.0)
-    full = metrics.structural_similarity(image, truth, data_range=30.0, gaussian_weights=True, sigma=1.5,
-                                         use_sample_covariance=False, full=True)[1]
+    full = metrics.structural_similarity(
+        image, truth, data_range=30.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )[1]
     assert ours == pytest.approx(float(full.mean()), abs=1e-3)
     assert ssim(truth, truth) == pytest.approx(1.0)
 

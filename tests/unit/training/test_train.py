@@ -69,13 +69,24 @@ def test_one_command_trains_on_a_folder_of_pictures(tmp_path: Path, capsys: pyte
     (tmp_path / "own").mkdir()
     for i in range(3):
         picture = np.cumsum(rng.normal(0, 3, (300, 300)), axis=1) + 500
-        sitk.WriteImage(sitk.GetImageFromArray(np.clip(picture, 0, 4000).astype(np.uint16)),
-                        str(tmp_path / "own" / f"{i}.png"))
+        sitk.WriteImage(
+            sitk.GetImageFromArray(np.clip(picture, 0, 4000).astype(np.uint16)), str(tmp_path / "own" / f"{i}.png")
+        )
     (tmp_path / "own" / "broken.png").write_bytes(b"no picture")
     config = tmp_path / "small.toml"
-    config.write_text('width = 8\nbatch = 2\npatch = 64\nphantoms = 1\ndead_leaves = 1\n')
-    arguments = ["--config", str(config), "--images", str(tmp_path / "own"), "--minutes", "0.02",
-                 "--output", str(tmp_path / "out"), "--device", "cpu"]
+    config.write_text("width = 8\nbatch = 2\npatch = 64\nphantoms = 1\ndead_leaves = 1\n")
+    arguments = [
+        "--config",
+        str(config),
+        "--images",
+        str(tmp_path / "own"),
+        "--minutes",
+        "0.02",
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     assert (tmp_path / "out" / "best_model.pth").exists()
     assert main([*arguments, "--resume"]) == 0
@@ -103,8 +114,15 @@ def test_synthesis_makes_noise_of_standard_deviation_one_where_the_law_is_right(
 
 
 def test_target_of_the_synthesis_is_the_expectation_of_the_noisy_input() -> None:
-    ranges = NoiseRange(sigma_error=0.0, presentation_share=0.0, gain_map=0.0, quanta=(12.0, 12.1),
-                        quantisation_sigma=(0.003, 0.01), kernel_fwhm_px=(0.0, 0.5), line_noise=(0.0, 0.0))
+    ranges = NoiseRange(
+        sigma_error=0.0,
+        presentation_share=0.0,
+        gain_map=0.0,
+        quanta=(12.0, 12.1),
+        quantisation_sigma=(0.003, 0.01),
+        kernel_fwhm_px=(0.0, 0.5),
+        line_noise=(0.0, 0.0),
+    )
     synthesis = NoiseSynthesis(ranges, torch.Generator().manual_seed(4))
     batch = synthesis.batch(torch.zeros(16, 1, 256, 256), torch.zeros(16, 1, 1, 1))
     # Without the term sigma'/2 the mean is off by 0.07 to 0.13 at 12 quanta.
