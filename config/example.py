@@ -25,7 +25,7 @@ from config.settings import (
 EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
     "sources": {"name": "xray-room-1", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.1", "192.168.10.0/24"]},
     "destinations": {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 11113},
-    "routes": {"name": "radiographs", "match": {"Modality": "CR|DX"}, "destinations": ["pacs"]},
+    "routes": {"name": "radiographs", "match": {"Modality": "CR|DX|IO|XA|RF"}, "destinations": ["pacs"]},
 }
 # The route that takes what no other route took: forwarded as it came.
 EXAMPLE_REST = {"name": "everything-else", "enhance": False, "send": ["original"], "destinations": ["pacs"]}

@@ -49,15 +49,16 @@ def load_settings(file: Path) -> Settings:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidSettings(
-            file, (Fault(path="(file)", value=str(file), allowed="a settings file; `dicom-node init DIR` writes one"),)
+            file,
+            (Fault(path="(file)", value=str(file), allowed="there is no such file; `dicom-node init DIR` writes one"),),
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(
-            file, (Fault(path="(file)", value=str(file), allowed=f"a readable file ({error})"),)
+            file, (Fault(path="(file)", value=str(file), allowed=f"the file can't be read ({error})"),)
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(
-            file, (Fault(path="(file)", value=str(file), allowed=f"valid TOML ({error})"),)
+            file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
     settings = parse_settings(raw, file)
     data_dir = (file.resolve().parent / settings.node.data_dir).resolve()

@@ -6,6 +6,7 @@ The commented example file and the settings page of the documentation are render
 
 from __future__ import annotations
 
+import difflib
 import enum
 import ipaddress
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydicom.datadict import keyword_dict, tag_for_keyword
 
 STRENGTH_PRESETS = {"mild": 0.4, "standard": 0.7, "strong": 0.9}
 
@@ -34,7 +36,11 @@ def _host_rule(value: str) -> str:
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:
-        if "/" in text or not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", text):
+        if (
+            "/" in text
+            or re.fullmatch(r"[0-9.]+", text)
+            or not re.fullmatch(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?", text)
+        ):
             raise ValueError('an address, a network such as "10.1.0.0/16", a host name, or "*"') from None
     return text
 
@@ -224,13 +230,18 @@ class RouteSettings(_Table):
                     f"{key!r} is not an attribute keyword, a tag (gggg,eeee), "
                     "calling_ae_title, called_ae_title or source"
                 )
+            if key[0].isupper() and tag_for_keyword(key) is None:
+                near = difflib.get_close_matches(key, keyword_dict, n=1)
+                raise ValueError(
+                    f"{key!r} is no attribute keyword of DICOM" + (f"; did you mean {near[0]}?" if near else "")
+                )
             if isinstance(condition, Range):
                 continue
             for pattern in (condition,) if isinstance(condition, str) else condition:
                 try:
                     re.compile(pattern)
                 except re.error as error:
-                    raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+                    raise ValueError(f"a regular expression; {pattern!r} is none ({error})") from None
         return match
 
     @field_validator("sop_classes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import signal
@@ -17,7 +19,7 @@ from dicom_node.ledger.processes import HEARTBEAT_S, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.receiver import Receiver
-from dicom_node.state import EXIT_OK, EXIT_PORT, FATAL_CODES, StartRefused, open_state
+from dicom_node.state import EXIT_DATA_DIR, EXIT_OK, EXIT_PORT, FATAL_CODES, StartRefused, open_state
 from dicom_node.supervisor import Role, Supervisor
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def run_receiver(settings: Settings) -> int:
     """Run the receiver until SIGTERM or SIGINT; returns the exit code."""
     configure_logging(settings.logging, "receiver")
     stop = stop_event()
-    with open_state(settings) as state:
+    with open_state(settings) as state, only_one(settings.node.data_dir, "receiver"):
         name = f"{settings.node.name}:receiver"
         ledger = ReceptionLedger(state.database, name)
         interrupted = ledger.close_left_open()
@@ -39,13 +41,44 @@ def run_receiver(settings: Settings) -> int:
         except OSError as error:
             raise StartRefused(
                 f"port {settings.node.port} of {settings.node.bind} can't be listened on "
-                f"({os.strerror(error.errno or 0)}): stop the program that has it, or choose another node.port",
+                f"({os.strerror(error.errno or 0)}): {_advice(error)}",
                 EXIT_PORT,
             ) from error
         with heartbeat(ProcessLedger(state.database, name=name, role="receiver")):
             stop.wait()
             receiver.stop(settings.node.drain_s)
     return EXIT_OK
+
+
+def _advice(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return 'node.bind is no address of this machine; "0.0.0.0" means all'
+    if error.errno == errno.EACCES:
+        return "choose a node.port above 1023"
+    return "stop the program that has it, or choose another node.port"
+
+
+@contextmanager
+def only_one(data_dir: Path, role: str) -> Iterator[None]:
+    """Hold the lock of a role on a data folder; the kernel gives it back however the process ends.
+
+    Raises
+    ------
+    StartRefused
+        If another process has it: a second receiver would take the first one's open associations for ended.
+    """
+    descriptor = os.open(data_dir / f"{role}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartRefused(
+                f"another {role} runs on {data_dir}: stop it first, or give this node a data_dir of its own",
+                EXIT_DATA_DIR,
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def supervise(settings: Settings, file: Path) -> int:

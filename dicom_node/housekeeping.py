@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from apscheduler.schedulers.base import BaseScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.errors import NodeError
 from dicom_node.instance_store import InstanceStore
@@ -79,8 +80,8 @@ def _logged(name: str, job: Callable[[], None]) -> Callable[[], None]:
         # The top of a loop: the next run tries again.
         try:
             job()
-        except NodeError as error:
-            log.warning("Job failed", extra={"job": name, "reason": str(error)})
+        except (NodeError, SQLAlchemyError) as error:
+            log.warning("Job failed", extra={"job": name, "reason": str(error).splitlines()[0]})
         except Exception:
             log.exception("Job failed by an unforeseen error", extra={"job": name})
 

@@ -364,4 +364,7 @@ def _out_of_resources() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutOfResources(f"storage failed: {os.strerror(error.errno) if error.errno else error}") from error
+        # pydicom wraps errors of the disk in others without a number, with a traceback in their text.
+        cause = error.__cause__ if error.errno is None and isinstance(error.__cause__, OSError) else error
+        said = os.strerror(cause.errno) if cause.errno else (str(error).splitlines() or ["no reason"])[0]
+        raise OutOfResources(f"storage failed: {said}") from error

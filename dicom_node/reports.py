@@ -61,22 +61,20 @@ def show_verification(console: Console, found: Verification) -> None:
 
 def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> None:
     """Print what `dicom-node queue list` found."""
-    table = _table("delivery", "destination", "state", "sent", "refused", "left", "tries", "next", "series", "reason")
     for line in lines:
-        wait = max(0.0, line.next_attempt_at - now)
-        table.add_row(
-            str(line.delivery_id),
-            line.destination,
-            line.state.value,
-            str(line.sent),
-            str(line.refused),
-            str(line.pending),
-            str(line.attempts),
-            f"in {wait:.0f} s" if line.state.value == "pending" else "",
-            line.series_instance_uid + (f" ({line.generation})" if line.generation > 1 else ""),
-            Text(line.reason or ""),
+        wait = f", next in {max(0.0, line.next_attempt_at - now):.0f} s" if line.state.value == "pending" else ""
+        head = Text(f"{line.delivery_id}  {line.destination}  {line.state.value}", style="bold")
+        head.append(
+            f"  {line.sent} sent, {line.refused} refused, {line.pending} left, {line.attempts} tries{wait}",
+            style="not bold",
         )
-    console.print(table if lines else "Nothing waits, is refused or was given up.")
+        console.print(head, soft_wrap=True)
+        generation = f" (generation {line.generation})" if line.generation > 1 else ""
+        console.print(Text(f"   series {line.series_instance_uid}{generation}"), soft_wrap=True)
+        if line.reason:
+            console.print(Text(f"   {line.reason}"), soft_wrap=True)
+    if not lines:
+        console.print("Nothing waits, is refused or was given up.")
 
 
 def show_route(console: Console, trials: Sequence[RouteTrial], route: str | None) -> None:

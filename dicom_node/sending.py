@@ -276,13 +276,15 @@ def send(paths: Iterable[Path], target: DestinationSettings, *, calling_ae_title
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"0 of {len(items)} objects", total=sum(sizes))
-        done = 0
+        done, said = 0, ""
 
         def show(item: DeliveryItem, outcome: ItemOutcome) -> None:
-            nonlocal done
+            nonlocal done, said
             done += 1
             progress.update(task, advance=sizes[item.instance_id], description=f"{done} of {len(items)} objects")
-            if outcome.reason:
+            if outcome.reason and outcome.reason != said:
+                # A peer that refuses the association refuses every object in the same words: once is enough.
+                said = outcome.reason
                 word = "stored, but" if outcome.outcome is Outcome.SENT else "not sent"
                 # Text, as paths and reasons of a peer can look like markup.
                 console.print(Text(f"{item.path}: {word}: {outcome.reason}"), soft_wrap=True)

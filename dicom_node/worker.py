@@ -14,7 +14,7 @@ from dbos import DBOS
 from pydicom.dataset import Dataset
 
 from config.settings import RouteSettings, Settings
-from dicom_node.app import heartbeat, stop_event
+from dicom_node.app import heartbeat, only_one, stop_event
 from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
@@ -47,7 +47,7 @@ def run_worker(settings: Settings, number: int) -> int:
     """
     configure_logging(settings.logging, f"worker-{number}")
     stop = stop_event()
-    with open_state(settings) as state:
+    with open_state(settings) as state, only_one(settings.node.data_dir, f"worker-{number}"):
         name = f"{settings.node.name}:worker-{number}"
         processes = ProcessLedger(state.database, name=name, role="worker")
         DBOS(
@@ -72,9 +72,11 @@ def run_worker(settings: Settings, number: int) -> int:
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
             scheduler.shutdown(wait=True)
-            DBOS.destroy(workflow_completion_timeout_sec=int(settings.node.drain_s))
+            if not workflows.finish_in_hand(settings.node.drain_s):
+                log.warning("Stopped with work in hand; it is taken up at the next start")
+            DBOS.destroy()
     logging.shutdown()
-    # A thread of the engine that is still in an inference would hold up the end of the interpreter.
+    # Threads of the engine that still work, or wait for a turn, would hold up the end of the interpreter.
     sys.stderr.flush()
     os._exit(EXIT_OK)
 
@@ -96,20 +98,39 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
             called_ae_title=stored.called_ae_title,
             source=source_name(state.settings.sources, stored.calling_ae_title),
         )
-        route, _ = match_route(state.settings.routes, _read_header(state.store, stored), sender)
+        route, _ = match_route(state.settings.routes, _readable_header(state, stored), sender)
         return route
 
     return find
 
 
-def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset:
+def _readable_header(state: State, stored: StoredInstance) -> Dataset:
+    """Return the header of `stored`; where that is broken, of the first instance of its arrival that is not."""
+    header = _read_header(state.store, stored)
+    if header is not None:
+        return header
+    for other in ArrivalLedger(state.database).instances(stored.arrival_id):
+        header = _read_header(state.store, other)
+        if header is not None:
+            return header
+    # Only a route that asks nothing of the object can take it; that is the one that passes it through.
+    return Dataset()
+
+
+def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:
     try:
         with open_part10(store.path(stored.key)) as part10:
             return part10.header
     except (UnsupportedPixels, OSError) as error:
-        # Only a route that asks nothing of the object can take it; that is the one that passes it through.
-        log.warning("Header can't be read", extra={"instance": stored.instance_id, "reason": str(error)})
-        return Dataset()
+        log.warning(
+            "Header can't be read",
+            extra={
+                "instance": stored.instance_id,
+                "sop_instance_uid": stored.sop_instance_uid,
+                "reason": str(error),
+            },
+        )
+        return None
 
 
 def _workflows(state: State) -> Workflows:

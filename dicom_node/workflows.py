@@ -66,6 +66,7 @@ class Workflows(DBOSConfiguredInstance):
         self._parts = parts
         self._woken: set[str] = set()
         self._turns = Turns()
+        self._sending = Turns()
         # What this process has counted an attempt for. A step that is retried in the same process counts once: the
         # number says how many processes began the image, and all of them but the last have ended over it.
         self._counted: set[int] = set()
@@ -76,6 +77,12 @@ class Workflows(DBOSConfiguredInstance):
         DBOS.register_queue(IMAGE_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
         # One delivery at a time in each partition: a destination has as many partitions as associations allowed.
         DBOS.register_queue(DELIVER_QUEUE, partition_concurrency=1, polling_interval_sec=0.2)
+
+    def finish_in_hand(self, timeout_s: float) -> bool:
+        """Begin nothing more, and wait for the images and associations in progress; False if they took too long."""
+        deadline = time.monotonic() + timeout_s
+        images_done = self._turns.close(timeout_s)
+        return self._sending.close(max(0.0, deadline - time.monotonic())) and images_done
 
     # -- a series -------------------------------------------------------------------------------
 
@@ -176,7 +183,8 @@ class Workflows(DBOSConfiguredInstance):
 
     @_step
     def _send(self, delivery_id: int) -> str:
-        return self._parts.courier.attempt(delivery_id).value
+        with self._sending.take(alone=False):
+            return self._parts.courier.attempt(delivery_id).value
 
     # -- waking ---------------------------------------------------------------------------------
 

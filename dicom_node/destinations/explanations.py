@@ -46,8 +46,8 @@ REJECTIONS: dict[tuple[int, int], str] = {
     (1, 2): "it does not know the DICOM application context; this is hardly a DICOM port",
     (1, 3): "calling AE title {calling} not recognised there; ask its administrator to add AE title {calling} "
     "with the address of this machine",
-    (1, 7): "called AE title {called} not recognised there; correct ae_title of this destination, or ask its "
-    "administrator what it is called",
+    (1, 7): "called AE title {called} not recognised there; correct the AE title that we call, or ask its "
+    "administrator what it is",
     (2, 1): "it gives no reason; its log should",
     (2, 2): "it does not support this version of the DICOM protocol",
     (3, 1): "it is busy at the moment",

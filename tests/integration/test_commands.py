@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node import cli, state
+from dicom_node.app import only_one
 from tests.support.objects import cr_dataset, save
 from tests.support.peers import MockScp, closed_port
 
@@ -148,7 +149,7 @@ def test_doctor_finds_a_dead_destination_and_a_good_one(settings: Path) -> None:
 def test_route_test_tells_which_route_and_why(settings: Path, image: Path) -> None:
     said = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
     assert said["route"] == "radiographs"
-    assert said["trials"][0]["conditions"] == [{"key": "Modality", "condition": "CR|DX", "value": "CR", "holds": True}]
+    assert said["trials"][0]["conditions"] == [{"key": "Modality", "condition": "CR|DX|IO|XA|RF", "value": "CR", "holds": True}]
     no_dicom = run("route", "test", settings, "-c", settings)
     assert no_dicom.returncode == state.EXIT_USAGE
     assert "name a DICOM file" in no_dicom.stderr
@@ -162,3 +163,11 @@ def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> Non
     refused = run("queue", "retry", 7, "-c", settings)
     assert refused.returncode == state.EXIT_USAGE
     assert "queue list" in refused.stderr
+
+
+def test_a_second_receiver_on_the_same_data_folder_is_refused(settings: Path) -> None:
+    # It would take the first one's open associations for ended.
+    with only_one(settings.parent / "node-data", "receiver"):
+        ended = run("run", "-c", settings, "--role", "receiver")
+    assert ended.returncode == state.EXIT_DATA_DIR
+    assert "another receiver runs on" in ended.stderr

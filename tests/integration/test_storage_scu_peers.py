@@ -218,7 +218,7 @@ def test_orthanc_that_checks_its_title_says_that_ours_for_it_is_wrong(tmp_path: 
             items, on_outcome=right.append
         )
     assert wrong.states() == {0: REFUSED}
-    assert "called AE title OTHER not recognised there; correct ae_title" in wrong.reason(0)
+    assert "called AE title OTHER not recognised there; correct the AE title" in wrong.reason(0)
     assert right.states() == {0: SENT}
 
 

@@ -50,7 +50,8 @@ def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
     ("match", "part"),
     [
         ({"modality": "DX"}, "attribute keyword"),
-        ({"Modality": "DX("}, "not a regular expression"),
+        ({"Modalty": "DX"}, "did you mean Modality?"),
+        ({"Modality": "DX("}, "a regular expression; "),
         ({"Rows": {"min": 3, "max": 1}}, "min not above max"),
         ({"Rows": {}}, "min, max or both"),
     ],
@@ -60,7 +61,7 @@ def test_conditions_that_can_never_be_meant_are_refused(match: dict[str, object]
     assert any(part in text for text in faults.values()), faults
 
 
-@pytest.mark.parametrize("host", ["10.1.0.0/33", "no host", "a/b", ""])
+@pytest.mark.parametrize("host", ["10.1.0.0/33", "300.1.2.3", "no host", "a/b", ""])
 def test_hosts_that_are_no_address_network_or_name_are_refused(host: str) -> None:
     assert any("hosts" in path for path in faults_of({"sources": [{"name": "a", "ae_titles": ["A"], "hosts": [host]}]}))
 
@@ -70,7 +71,7 @@ def test_a_missing_or_broken_file_is_a_clear_fault(tmp_path: Path) -> None:
         load_settings(tmp_path / "absent.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[node\n")
-    with pytest.raises(InvalidSettings, match="valid TOML"):
+    with pytest.raises(InvalidSettings, match="not TOML"):
         load_settings(broken)
 
 

@@ -57,3 +57,25 @@ def test_a_turn_ends_with_an_error_too() -> None:
             raise ValueError
     with turns.take(alone=True):
         pass
+
+
+def test_after_closing_nobody_gets_a_turn_and_those_that_are_held_are_waited_for() -> None:
+    turns = Turns()
+    began, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with turns.take(alone=False):
+            began.set()
+            may_end.wait(20)
+
+    held = threading.Thread(target=work, daemon=True)
+    held.start()
+    assert began.wait(20)
+    assert turns.close(0.05) is False
+    late = threading.Thread(target=work, daemon=True)
+    late.start()
+    may_end.set()
+    assert turns.close(20) is True
+    held.join(20)
+    late.join(0.2)
+    assert late.is_alive(), "a turn was given after closing"

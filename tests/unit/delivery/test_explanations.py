@@ -36,7 +36,7 @@ def test_an_unknown_calling_title_tells_what_the_other_side_must_enter() -> None
 
 def test_an_unknown_called_title_tells_what_to_correct() -> None:
     sentence = explain_rejection(PACS, result=1, source=1, reason=7)
-    assert "called AE title ARCHIVE not recognised there; correct ae_title" in sentence
+    assert "called AE title ARCHIVE not recognised there; correct the AE title" in sentence
 
 
 def test_every_reason_of_the_standard_has_its_own_words() -> None:
