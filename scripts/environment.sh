@@ -39,5 +39,6 @@ make_environment() {
             -e '.[test,train,cluster]' || exit 1
         echo "$stamp" >.venv/installed
     fi
-    export PATH="$PWD/.venv/bin:$PATH"
+    # Not on PATH: pynetdicom installs programs of the same names as DCMTK's.
+    bin=$PWD/.venv/bin
 }

@@ -149,7 +149,9 @@ def test_doctor_finds_a_dead_destination_and_a_good_one(settings: Path) -> None:
 def test_route_test_tells_which_route_and_why(settings: Path, image: Path) -> None:
     said = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
     assert said["route"] == "radiographs"
-    assert said["trials"][0]["conditions"] == [{"key": "Modality", "condition": "CR|DX|IO|XA|RF", "value": "CR", "holds": True}]
+    assert said["trials"][0]["conditions"] == [
+        {"key": "Modality", "condition": "CR|DX|IO|XA|RF", "value": "CR", "holds": True}
+    ]
     no_dicom = run("route", "test", settings, "-c", settings)
     assert no_dicom.returncode == state.EXIT_USAGE
     assert "name a DICOM file" in no_dicom.stderr

@@ -44,7 +44,7 @@ from tests.support.network import (
     ui,
     us,
 )
-from tests.support.peers import requires_dcmtk, wait_until
+from tests.support.peers import find_program, requires_dcmtk, wait_until
 
 PRIVATE_CLASS = "1.3.12.2.1107.5.99.1"
 
@@ -621,6 +621,13 @@ def write_objects(folder: Path, count: int, syntax: str = EXPLICIT) -> list[Path
     return paths
 
 
+def dcmtk(program: str) -> str:
+    """Return the path of one of DCMTK's programs."""
+    found = find_program(program)
+    assert found is not None
+    return found
+
+
 @requires_dcmtk
 @pytest.mark.parametrize("program", ["storescu", "dcmsend"])
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
@@ -629,7 +636,7 @@ def test_dcmtk_stores_and_releases(tmp_path: Path, program: str, syntax: str) ->
     options = ["-R", "-xe" if syntax == EXPLICIT else "-xi"] if program == "storescu" else []
     with running_receiver(tmp_path / "node") as running:
         done = subprocess.run(
-            [program, *options, "-aec", "LOWDOSE", LOOPBACK, str(running.port), *map(str, files)],
+            [dcmtk(program), *options, "-aec", "LOWDOSE", LOOPBACK, str(running.port), *map(str, files)],
             capture_output=True,
             text=True,
             timeout=60,
@@ -646,9 +653,9 @@ def test_dcmtk_stores_and_releases(tmp_path: Path, program: str, syntax: str) ->
 def test_dcmtk_echo_succeeds_and_is_told_why_when_it_does_not(tmp_path: Path) -> None:
     with running_receiver(tmp_path) as running:
         arguments = ["-aec", "LOWDOSE", LOOPBACK, str(running.port)]
-        assert subprocess.run(["echoscu", *arguments], check=False, timeout=30).returncode == 0
+        assert subprocess.run([dcmtk("echoscu"), *arguments], check=False, timeout=30).returncode == 0
         stranger = subprocess.run(
-            ["echoscu", "-aet", "STRANGER", *arguments], check=False, timeout=30, capture_output=True, text=True
+            [dcmtk("echoscu"), "-aet", "STRANGER", *arguments], check=False, timeout=30, capture_output=True, text=True
         )
         assert stranger.returncode != 0
         assert "Calling AE Title Not Recognized" in stranger.stderr

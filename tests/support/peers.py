@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -56,8 +57,14 @@ UNCOMPRESSED = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of an installed program; Debian keeps servers in a folder that is not on every user's path."""
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    """Return the path of an installed program.
+
+    Debian keeps servers in a folder that is not on every user's path. An active virtual environment is passed over:
+    pynetdicom installs programs of the same names as DCMTK's.
+    """
+    ours = Path(sys.executable).parent.resolve()
+    folders = [folder for folder in os.get_exec_path() if Path(folder).resolve() != ours]
+    return shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin", "/usr/local/sbin"]))
 
 
 requires_dcmtk = pytest.mark.skipif(
