@@ -58,6 +58,13 @@ def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any
     return path
 
 
+def pooled(report: dict[str, Any]) -> dict[str, Any]:
+    """Return of an evaluation what travels with the weights: the figures over all real sources, and of phantoms."""
+    kept = [line for line in report["summary"] if line["source"] in ("real sources", "phantom")]
+    head = {key: report[key] for key in ("sha256", "full_dose_quanta", "seeds")}
+    return {"note": "checkpoint chosen on images of the same validation sources", **head, "summary": kept}
+
+
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=None, help="JSON of training.evaluate to keep in the manifest")
     parser.add_argument("--float32", action="store_true", help="keep full precision")
     options = parser.parse_args(arguments)
-    results = json.loads(options.results.read_text(encoding="utf-8")) if options.results else {}
+    results = pooled(json.loads(options.results.read_text(encoding="utf-8"))) if options.results else {}
     path = publish(options.checkpoint, options.folder, name=options.name, results=results, half=not options.float32)
     print(path)
     return 0
