@@ -37,6 +37,8 @@ LIMITS = """\
   full strength; presets keep a share of it.
 - Images that were filtered before, noise coarser than 3.5 pixels, photographs and drawings are refused or get the mild
   preset; not every such image is recognised.
+- On images below about 250 pixels a side there are few flat blocks: the blind estimate is then up to twice too high and
+  fine structure is lost (a 192 pixel chest phantom gains 3.0 dB blind, 6.0 dB with the law known).
 - For FOR PRESENTATION images noise depends on more than the value; the estimate is the flattest areas' at each value.
 """
 
