@@ -16,7 +16,7 @@ from training.phantom import phantom
 LEAST_DB = {"angiogram": 11.2, "chest": 5.9, "limb": 8.8, "pelvis": 7.6}
 
 
-@pytest.mark.parametrize(("seed", "anatomy"), enumerate(sorted(LEAST_DB)))
+@pytest.mark.parametrize(("seed", "anatomy"), list(enumerate(sorted(LEAST_DB))))
 def test_weights_keep_their_gain_and_beat_the_best_gaussian_for_each_image(seed: int, anatomy: str) -> None:
     truth = -np.log(phantom(192, 192, seed, anatomy=anatomy))
     image = CleanImage(attenuation=truth, own_noise=0.0, patient=anatomy, source="phantom")
