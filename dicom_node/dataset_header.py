@@ -1,7 +1,7 @@
-"""The identifying attributes of an encoded data set, found without decoding it.
+"""The identifying attributes of an encoded data set, and whether it is all there, found without decoding it.
 
-Only elements up to Series Instance UID (0020,000E) are looked at, values are skipped over, and the work is bounded,
-so a few microseconds tell whether what came over the network is the object that its command announced.
+Values are skipped over and the work is bounded, so a few microseconds tell whether what came over the network is the
+object that its command announced, and a few more whether its last element ends where the data set does.
 """
 
 from __future__ import annotations
@@ -100,6 +100,23 @@ def scan_header(encoded: Encoded, transfer_syntax_uid: str, *, is_whole: bool) -
     )
 
 
+def require_whole(encoded: Encoded, transfer_syntax_uid: str) -> None:
+    """Raise UnparsableDataset where an element announces more bytes than there are: the data set was cut off.
+
+    Only proof counts. Elements that the standard forbids but readers cope with, what lies behind the last element, and
+    data sets with more elements than are walked over here pass; so does a deflated data set, whose end `scan_header`
+    checks.
+    """
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        return
+    scanner = _Scanner(
+        encoded,
+        is_explicit=transfer_syntax_uid != IMPLICIT_VR_LITTLE_ENDIAN,
+        byte_order=">" if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN else "<",
+    )
+    scanner.require_whole()
+
+
 def _inflate(encoded: Encoded, is_whole: bool) -> tuple[bytes, bool]:
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     try:
@@ -143,9 +160,32 @@ class _Scanner:
             raise _NeedMore
         return found
 
+    def require_whole(self) -> None:
+        """Walk over all elements at the top level; raise UnparsableDataset where one runs over the end."""
+        position, tag = 0, 0
+        try:
+            while position < self._size:
+                if self._size - position < 8 and not any(self._encoded[position : self._size]):
+                    return
+                before = tag
+                tag, vr, length, value = self._element(position, self._is_explicit)
+                if tag <= before:
+                    return  # these are no elements any more, so their lengths prove nothing
+                if length == _UNDEFINED:
+                    position = self._skip_items(value, self._is_explicit and vr != b"UN", 1)
+                else:
+                    position = value + length
+        except UnparsableDataset:
+            return
+        except _NeedMore:
+            raise UnparsableDataset(f"the data set is cut off in or after {_name(tag)}") from None
+        if position > self._size:
+            missing = position - self._size
+            raise UnparsableDataset(f"the data set is cut off: {_name(tag)} announces {missing} bytes more than came")
+
     def _identifier(self, tag: int, start: int, end: int) -> str:
         if end - start > _MAX_IDENTIFIER_BYTES:
-            raise UnparsableDataset(f"({tag >> 16:04x},{tag & 0xFFFF:04x}) has {end - start} bytes")
+            raise UnparsableDataset(f"{_name(tag)} has {end - start} bytes")
         if end > self._size:
             raise _NeedMore
         return bytes(self._encoded[start:end]).strip(b"\0 ").decode("latin-1")
@@ -154,7 +194,7 @@ class _Scanner:
         """Read an element's header: tag, VR (empty where none is encoded), length, position of the value."""
         self._elements_left -= 1
         if self._elements_left < 0:
-            raise UnparsableDataset("too many elements before the Series Instance UID")
+            raise UnparsableDataset("too many elements")
         if position + 8 > self._size:
             raise _NeedMore
         group, element = self._tag.unpack_from(self._encoded, position)
@@ -167,7 +207,7 @@ class _Scanner:
                 raise _NeedMore
             return tag, vr, self._long_length.unpack_from(self._encoded, position + 8)[0], position + 12
         if not (vr.isalpha() and vr.isupper()):
-            raise UnparsableDataset(f"({group:04x},{element:04x}) has no value representation")
+            raise UnparsableDataset(f"{_name(tag)} has no value representation")
         return tag, vr, self._short_length.unpack_from(self._encoded, position + 6)[0], position + 8
 
     def _skip_items(self, position: int, is_explicit: bool, depth: int) -> int:
@@ -182,7 +222,7 @@ class _Scanner:
             if tag == _SEQUENCE_DELIMITATION:
                 return value
             if tag != _ITEM:
-                raise UnparsableDataset(f"({tag >> 16:04x},{tag & 0xFFFF:04x}) where an item was due")
+                raise UnparsableDataset(f"{_name(tag)} where an item was due")
             position = self._skip_item(value, is_explicit, depth) if length == _UNDEFINED else value + length
 
     def _skip_item(self, position: int, is_explicit: bool, depth: int) -> int:
@@ -194,3 +234,7 @@ class _Scanner:
                 position = self._skip_items(value, is_explicit and vr != b"UN", depth + 1)
             else:
                 position = value + length
+
+
+def _name(tag: int) -> str:
+    return f"({tag >> 16:04x},{tag & 0xFFFF:04x})"

@@ -20,7 +20,7 @@ from dicom_node.data_phase import (
     ProtocolViolation,
     ReleaseRequested,
 )
-from dicom_node.dataset_header import DatasetHeader, scan_header
+from dicom_node.dataset_header import DatasetHeader, require_whole, scan_header
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
@@ -291,10 +291,13 @@ def _read_header(incoming: IncomingObject, transfer_syntax_uid: str) -> DatasetH
     beginning = incoming.read_beginning(_HEADER_BYTES)
     is_whole = incoming.dataset_bytes <= len(beginning)
     header = scan_header(beginning, transfer_syntax_uid, is_whole=is_whole)
-    if header is None:
-        # Large sequences or private elements before the Series Instance UID.
-        with incoming.mapped() as data_set:
+    if header is not None and not incoming.dataset_bytes:
+        return header
+    with incoming.mapped() as data_set:
+        if header is None:
+            # Large sequences or private elements before the Series Instance UID.
             header = scan_header(data_set, transfer_syntax_uid, is_whole=True)
+        require_whole(data_set, transfer_syntax_uid)
     assert header is not None
     return header
 

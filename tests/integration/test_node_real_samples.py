@@ -82,6 +82,8 @@ def test_every_sample_is_enhanced_passed_through_or_refused_and_nothing_is_lost(
                 print("refused:", Path(one["path"]).name, one["reason"])
                 assert one["reason"]
             assert rest["sent"] + len(refused) == len(left)
+            cut_off = node.rows("SELECT count(*) FROM instance WHERE state = 'quarantined' AND reason LIKE '%cut off%'")
+            assert cut_off == [(1,)], "one sample ends in the middle of its pixel data"
 
             found = node.verify()
             assert found.ok, found

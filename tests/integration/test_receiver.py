@@ -290,8 +290,10 @@ def test_store_request_without_data_set_is_a900(tmp_path: Path) -> None:
         assert peer.store("1.2.3.6").status == 0
 
 
-def test_unparsable_data_set_is_c000_and_a_copy_is_quarantined(tmp_path: Path) -> None:
-    body = b"this is no data set at all " * 50
+@pytest.mark.parametrize(
+    "body", [b"this is no data set at all " * 50, data_set(pixels=b"\1" * 4096)[:-100]], ids=["no data set", "cut off"]
+)
+def test_unparsable_data_set_is_c000_and_a_copy_is_quarantined(body: bytes, tmp_path: Path) -> None:
     with running_receiver(tmp_path) as running, RawPeer(running.port) as peer:
         peer.associate()
         assert peer.store("1.2.3.4", body).status == 0xC000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import time
@@ -17,7 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from dicom_node.dataset_header import DatasetHeader, scan_header
+from dicom_node.dataset_header import DatasetHeader, require_whole, scan_header
 from dicom_node.errors import UnparsableDataset
 from tests.support.network import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, IMPLICIT, data_set, element
 
@@ -159,3 +160,56 @@ def test_scanner_agrees_with_pydicom_on_real_files() -> None:
         assert (header.sop_class_uid, header.sop_instance_uid, header.series_instance_uid) == expected, path.name
         compared += 1
     assert compared > 150
+
+
+@pytest.mark.parametrize("undefined_length", [False, True])
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, "1.2.840.10008.1.2.4.90"])
+def test_a_whole_data_set_is_whole(syntax: str, undefined_length: bool) -> None:
+    require_whole(nested_data_set(syntax, undefined_length=undefined_length), syntax)
+
+
+def with_pixels(syntax: str, pixels: bytes) -> bytes:
+    """Return a data set whose last element is Pixel Data of `pixels`."""
+    ds = Dataset()
+    ds.SOPInstanceUID, ds.Rows, ds.PixelData = "1.2.3.4", 4, pixels
+    ds["PixelData"].VR = "OW"
+    target = DicomBytesIO()
+    target.is_implicit_VR, target.is_little_endian = syntax == IMPLICIT, syntax != BIG_ENDIAN
+    write_dataset(target, ds)
+    return bytes(target.getvalue())
+
+
+@pytest.mark.parametrize("missing", [1, 2, 31, 32, 36, 39])
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN])
+def test_a_data_set_cut_in_its_pixel_data_is_known_as_such(syntax: str, missing: int) -> None:
+    encoded = with_pixels(syntax, b"\1" * 32)
+    require_whole(encoded, syntax)
+    with pytest.raises(UnparsableDataset, match="cut off"):
+        require_whole(encoded[:-missing], syntax)
+
+
+@pytest.mark.parametrize("missing", [1, 8, 9, 20])
+def test_encapsulated_pixel_data_cut_in_its_fragments_is_known_as_such(missing: int) -> None:
+    items = [struct.pack("<HHI", 0xFFFE, 0xE000, length) + b"\1" * length for length in (0, 30, 12)]
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    begin = element(0x0008, 0x0018, b"UI", b"1.2.3.4\0")
+    encoded = begin + struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + b"".join(items) + end
+    require_whole(encoded, "1.2.840.10008.1.2.4.90")
+    with pytest.raises(UnparsableDataset, match=r"cut off in or after \(7fe0,0010\)"):
+        require_whole(encoded[:-missing], "1.2.840.10008.1.2.4.90")
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"\0", b"\0" * 7, b"\0" * 64, element(0x0008, 0x0005, b"CS", b"ISO_IR 100")[:-4], b"\xff" * 40],
+    ids=["one zero", "seven zeros", "many zeros", "an earlier element", "no element"],
+)
+def test_what_lies_behind_the_last_element_proves_nothing(tail: bytes) -> None:
+    require_whole(with_pixels(EXPLICIT, b"\1" * 32) + tail, EXPLICIT)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300), st.sampled_from([IMPLICIT, EXPLICIT, BIG_ENDIAN]))
+def test_any_bytes_are_whole_or_unparsable(encoded: bytes, syntax: str) -> None:
+    with contextlib.suppress(UnparsableDataset):
+        require_whole(encoded, syntax)
