@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
+
+from pydicom.dataset import Dataset
 
 from config.settings import DerivationSettings, RouteSettings
 from dicom_node import __version__
@@ -20,11 +23,12 @@ from dicom_node.ledger.arrivals import (
     EnhancementRecord,
     StoredInstance,
 )
-from dicom_node.part10 import Part10File, open_part10
+from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, domain_of, from_exposure, iter_frames, read_spec, to_exposure
 from model.denoiser import Denoiser
 from model.errors import ModelError
+from model.exposure import DeclaredDose
 
 log = logging.getLogger(__name__)
 
@@ -193,11 +197,16 @@ def _denoise(
     """Denoise frame by frame into `writer`; a frame that the guard refuses stays as it was."""
     found = _Denoised()
     domain = domain_of(spec)
+    declared = declared_dose(part10.header)
     for frame in iter_frames(part10, spec):
         exposure = to_exposure(frame.values, spec)
         begin = time.perf_counter()
         result = denoiser.denoise(
-            exposure[None], domain=domain, strength=strength, mask=None if frame.native.all() else frame.native
+            exposure[None],
+            domain=domain,
+            strength=strength,
+            mask=None if frame.native.all() else frame.native,
+            declared=declared,
         )
         found.inference_s += time.perf_counter() - begin
         if result.enhanced:
@@ -208,6 +217,37 @@ def _denoise(
         found.reasons.update(dict.fromkeys(result.reasons))
         writer.add(frame, from_exposure(result.frames[0], frame, spec))
     return found
+
+
+def declared_dose(ds: Dataset) -> DeclaredDose:
+    """Return what a header says of the dose; an attribute that can't be read says nothing (PS3.3 C.8.7.2, C.8.11.3)."""
+    spacing = _numbers(ds, "ImagerPixelSpacing")
+    return DeclaredDose(
+        exposure_index=_number(ds, "ExposureIndex"),
+        target_exposure_index=_number(ds, "TargetExposureIndex"),
+        deviation_index=_number(ds, "DeviationIndex"),
+        exposure_mas=_number(ds, "Exposure"),
+        exposure_uas=_number(ds, "ExposureInuAs"),
+        kvp=_number(ds, "KVP"),
+        ctdi_vol_mgy=_number(ds, "CTDIvol"),
+        pixel_mm2=spacing[0] * spacing[1] if len(spacing) == 2 and min(spacing) > 0 else None,
+    )
+
+
+def _number(ds: Dataset, keyword: str) -> float | None:
+    values = _numbers(ds, keyword)
+    return values[0] if len(values) == 1 else None
+
+
+def _numbers(ds: Dataset, keyword: str) -> list[float]:
+    """Return the values of a numeric attribute, empty where one of them is none."""
+    try:
+        value = ds.get(keyword)
+        values = [value] if isinstance(value, str | int | float) else list(value or [])
+        numbers = [float(v) for v in values]
+    except UNREADABLE:
+        return []
+    return numbers if all(math.isfinite(number) for number in numbers) else []
 
 
 def _median(values: list[float]) -> float | None:

@@ -21,12 +21,20 @@ LOW_BAND_PX = 64
 _COARSE = 8
 
 POOR_MISFIT, WEAK_MISFIT = 0.5, 0.3
-STRICT = 0.7
 COARSE_CORRELATION, WIDE_CORRELATION = 0.5, 0.3
 MILD = 0.4
+MUCH_ANATOMY = 0.4
+"""Share of what looks like noise that grows with distance: at most 0.3 in radiographs at low dose, 0.4 and more in
+noise coarser than trained, in streaks, in filtered images and in photographs of textures."""
+FAR_PX = 6
+FAR_GRAIN = 0.08
+"""Correlation over 6 px of what would be removed: at most 0.03 where it is noise of the trained kinds."""
 RECOGNISED_POWER = 0.45
 """The network finds 0.54 to 0.9 sigma² of noise of the trained kinds in flat areas, 0.2 to 0.42 of coarser noise and
 of images that were filtered before."""
+LEAST_POWER = 0.25
+"""Drawings without noise and pictures of gravel stay below."""
+LEAST_COVERAGE = 0.35
 FEWEST_SHARE = 1 / 3
 
 
@@ -112,9 +120,7 @@ def judge_noise(
         return Verdict(strength=0.0, reasons=(f"no noise estimate: {estimate.reason}",))
     reasons: list[str] = []
     far = max(estimate.correlation_x[-1], estimate.correlation_y[-1])
-    # Without a law a curve can follow anything: it must fit better.
-    strict = STRICT if domain is Domain.DISPLAY else 1.0
-    if estimate.misfit > strict * POOR_MISFIT:
+    if estimate.misfit > POOR_MISFIT:
         return Verdict(strength=0.0, reasons=(f"the noise follows no curve (misfit {estimate.misfit:.2f})",))
     if far > COARSE_CORRELATION:
         reason = f"what looks like noise is coarser than noise (correlation {far:.2f} at 4 px)"
@@ -124,13 +130,19 @@ def judge_noise(
         if quanta < FEWEST_SHARE * quanta_from:
             reason = f"only {quanta:.1f} quanta per pixel, trained from {quanta_from:g} up"
             return Verdict(strength=0.0, reasons=(reason,))
-    if estimate.misfit > strict * WEAK_MISFIT:
+    if estimate.misfit > WEAK_MISFIT:
         strength = min(strength, MILD)
         reasons.append(f"strength lowered: the noise follows its curve poorly (misfit {estimate.misfit:.2f})")
     if far > WIDE_CORRELATION:
         strength = min(strength, MILD)
         reasons.append(f"strength lowered: the noise is coarser than trained (correlation {far:.2f} at 4 px)")
-    if estimate.coverage < 0.5:
+    if estimate.anatomy > MUCH_ANATOMY:
+        strength = min(strength, MILD)
+        reasons.append(
+            f"strength lowered: {estimate.anatomy:.0%} of what looks like noise grows with distance, as structure does "
+            "and noise coarser than trained"
+        )
+    if estimate.coverage < LEAST_COVERAGE:
         strength = min(strength, MILD)
         reasons.append(f"strength lowered: the estimate covers {estimate.coverage:.0%} of the pixels")
     return Verdict(strength=strength, reasons=tuple(reasons))
@@ -165,6 +177,9 @@ def judge_removed(
     if flat > 2.0:
         reason = f"more would be removed from flat areas than their noise ({flat:.1f} sigma²)"
         return Verdict(strength=0.0, reasons=(reason,))
+    if flat < LEAST_POWER and flat_blocks.any():
+        reason = f"only {flat:.2f} of what looks like noise is of a kind that was trained"
+        return Verdict(strength=0.0, reasons=(reason,))
     if flat < RECOGNISED_POWER and flat_blocks.any():
         strength = min(strength, MILD)
         reasons.append(f"strength lowered: only {flat:.2f} of the noise power is of a kind that was trained")
@@ -172,7 +187,29 @@ def judge_removed(
         strength = min(strength, MILD)
         powers = f"{edges:.1f} against {flat:.1f} sigma²"
         reasons.append(f"strength lowered: more is removed at edges than in flat areas ({powers})")
+    grain = far_correlation(removed, valid, flat_blocks)
+    if abs(grain) > FAR_GRAIN:
+        strength = min(strength, MILD)
+        reasons.append(f"strength lowered: what would be removed is coarse (correlation {grain:.2f} at {FAR_PX} px)")
     return Verdict(strength=strength, reasons=tuple(reasons))
+
+
+def far_correlation(removed: FloatArray, valid: BoolArray, flat_blocks: BoolArray) -> float:
+    """Return the autocorrelation of what is removed at 6 px, mean over both directions, in the flat blocks.
+
+    Noise of a detector has none at that distance; structure that was taken for noise has.
+    """
+    flat = np.zeros(removed.shape, dtype=np.bool_)
+    blocks = np.repeat(np.repeat(flat_blocks, BLOCK, axis=0), BLOCK, axis=1)
+    flat[: blocks.shape[0], : blocks.shape[1]] = blocks
+    rows, columns = max(0, removed.shape[0] - FAR_PX), max(0, removed.shape[1] - FAR_PX)
+    here = removed[:rows, :columns]
+    below, right = (slice(FAR_PX, None), slice(columns)), (slice(rows), slice(FAR_PX, None))
+    used = (flat & valid)[:rows, :columns] & valid[below] & valid[right]
+    power = float(np.sum(here[used] ** 2, dtype=np.float64))
+    if power == 0.0:
+        return 0.0
+    return sum(float(np.sum(here[used] * removed[at][used], dtype=np.float64)) for at in (below, right)) / (2 * power)
 
 
 def flat_and_edge_power(

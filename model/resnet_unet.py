@@ -77,15 +77,20 @@ class ResnetUnet(nn.Module):
     def body(self, features: Tensor) -> Tensor:
         """Everything between stem and tail, at half resolution; may run in bfloat16."""
         s0 = self.skip0(features)  # w, 1/2
-        s1 = self.layer1(self.down(s0))  # w, 1/4
+        x = self.inner(self.down(s0))  # w, 1/4
+        top: Tensor = self.top(self.up0(x).add_(s0))  # w, 1/2
+        return top
+
+    def inner(self, features: Tensor) -> Tensor:
+        """All that lies below half resolution: from ``(batch, width, rows / 4, columns / 4)`` to the same shape."""
+        s1 = self.layer1(features)  # w, 1/4
         s2 = self.layer2(s1)  # 2w, 1/8
         s3 = self.layer3(s2)  # 4w, 1/16
         x = self.layer4(s3)  # 8w, 1/32
         x = self.dec3(self.up3(x).add_(s3))  # 4w, 1/16
         x = self.dec2(self.up2(x).add_(s2))  # 2w, 1/8
-        x = self.dec1(self.up1(x).add_(s1))  # w, 1/4
-        top: Tensor = self.top(self.up0(x).add_(s0))  # w, 1/2
-        return top
+        quarter: Tensor = self.dec1(self.up1(x).add_(s1))  # w, 1/4
+        return quarter
 
     def forward(self, z: Tensor, sigma_map: Tensor) -> Tensor:
         """Return the noise estimate, ``z - noise`` is the denoised image.

@@ -11,9 +11,10 @@ from scipy import ndimage
 from model.denoiser import Denoiser
 from model.domain import Domain
 from model.estimation import NoEstimate, NoiseEstimate
+from model.exposure import DeclaredDose
 from model.guard import clamp_noise, judge_noise, judge_removed, without_low_band
 from model.noise import NoiseCurve, NoiseLaw
-from training.lowdose import WANG_2014_CSI, Detector, expose, gaussian_kernel, quantise
+from training.lowdose import WANG_2014_CSI, Detector, expose, gaussian_kernel, quantise, unit_energy
 from training.phantom import ANATOMIES, phantom
 
 GOOD = NoiseEstimate(
@@ -25,6 +26,7 @@ GOOD = NoiseEstimate(
     coverage=0.95,
     blocks=1000,
     median_sigma=10.0,
+    anatomy=0.05,
     flat_blocks=np.ones((10, 10), dtype=np.bool_),
 )
 
@@ -85,9 +87,10 @@ def test_a_good_estimate_keeps_the_strength_without_a_word() -> None:
         (replace(GOOD, correlation_x=(0.9, 0.8, 0.7, 0.6)), 0.0, "coarser than noise"),
         (replace(GOOD, correlation_y=(0.9, 0.8, 0.5, 0.35)), 0.4, "coarser than trained"),
         (replace(GOOD, coverage=0.3), 0.4, "covers 30%"),
+        (replace(GOOD, anatomy=0.55), 0.4, "55% of what looks like noise grows"),
         (replace(GOOD, law=NoiseLaw(structure=0.0, quantum=80.0, electronic=1.0)), 0.0, "only 1.2 quanta"),
     ],
-    ids=["none", "misfit", "weak", "coarse", "wide", "coverage", "quanta"],
+    ids=["none", "misfit", "weak", "coarse", "wide", "coverage", "anatomy", "quanta"],
 )
 def test_a_poor_estimate_lowers_or_refuses_with_its_reason(
     estimate: NoiseEstimate | NoEstimate, strength: float, reason: str
@@ -115,12 +118,40 @@ def test_what_is_removed_is_judged_by_its_power_and_its_place() -> None:
     assert judged(noise) == (0.7, "")
     assert judged(2.0 * noise)[0] == 0.0
     assert "would change by more than 3.5 sigma" in judged(4.0 * noise)[1]
-    assert judged(0.5 * noise) == (0.4, judged(0.5 * noise)[1])
-    assert "of a kind that was trained" in judged(0.5 * noise)[1]
+    assert judged(0.6 * noise) == (0.4, judged(0.6 * noise)[1])
+    assert "of a kind that was trained" in judged(0.6 * noise)[1]
+    assert judged(0.3 * noise)[0] == 0.0
     edges = np.zeros((320, 320), np.float32)
     edges[:, 128:160] = np.tile([0.0, 9.0], 16)
     at_edges = np.where(edges.any(axis=0), 2.0, 0.75) * noise
     assert judged(at_edges, edges)[0] == 0.4
+
+
+def test_what_is_removed_must_not_be_coarse() -> None:
+    rng = np.random.default_rng(1)
+    coarse = ndimage.gaussian_filter(rng.standard_normal((320, 320)), 4.0)
+    strength, words = judged(0.9 * coarse / coarse.std())
+    assert strength == 0.4
+    assert "coarse (correlation" in words
+
+
+def test_a_declared_dose_that_the_noise_contradicts_is_a_reason_and_changes_nothing(denoiser: Denoiser) -> None:
+    image = low_dose("chest")[None]
+    declared = DeclaredDose(exposure_index=5000.0, pixel_mm2=0.15**2)
+    without = denoiser.denoise(image, domain=Domain.LINEAR)
+    found = denoiser.denoise(image, domain=Domain.LINEAR, declared=declared)
+    assert "declared dose and noise disagree" in " ".join(found.reasons)
+    assert without.reasons == ()
+    np.testing.assert_array_equal(found.frames, without.frames)
+
+
+@pytest.mark.parametrize("kernel", [gaussian_kernel(8.0), unit_energy(np.ones((1, 15)))], ids=["8 px", "streaks"])
+def test_noise_of_a_kernel_that_was_never_trained_is_not_given_full_strength(
+    denoiser: Denoiser, kernel: np.ndarray
+) -> None:
+    result = denoiser.denoise(low_dose("chest", kernel=kernel)[None], domain=Domain.LINEAR, strength=0.7)
+    assert result.strength <= 0.4
+    assert "grows with distance" in " ".join(result.reasons)
 
 
 @pytest.mark.parametrize("anatomy", sorted(ANATOMIES))
@@ -129,11 +160,6 @@ def test_no_alarm_on_good_low_dose_images(denoiser: Denoiser, anatomy: str, quan
     result = denoiser.denoise(low_dose(anatomy, quanta=quanta)[None], domain=Domain.LINEAR, strength=0.7)
     assert result.reasons == ()
     assert result.strength == 0.7
-
-
-def test_noise_much_coarser_than_trained_is_not_given_full_strength(denoiser: Denoiser) -> None:
-    image = low_dose("chest", kernel=gaussian_kernel(8.0))
-    assert denoiser.denoise(image[None], domain=Domain.LINEAR, strength=0.7).strength <= 0.4
 
 
 def test_an_image_that_was_denoised_before_is_not_given_full_strength(denoiser: Denoiser) -> None:
