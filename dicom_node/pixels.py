@@ -43,7 +43,7 @@ from pydicom.uid import (
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
-from model.domain import Domain
+from model.domain import Domain, counts_down, declared_domain
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
 """Pixel cells as stored, with every bit of Bits Allocated, shape ``(rows, columns)``."""
@@ -51,8 +51,6 @@ Cells = NDArray[np.uint8] | NDArray[np.uint16]
 Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.int16]
 """Stored values: the Bits Stored of each cell, sign extended, shape ``(rows, columns)``."""
 
-_LINEAR_TERMS: Final = frozenset(("LIN",))
-_LOG_TERMS: Final = frozenset(("LOG",))
 _LOSSY_WITH_SIGN: Final = frozenset((JPEG2000, JPEGLSNearLossless, HTJ2K))
 DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
     RLELossless: ("pylibjpeg", "pydicom"),
@@ -213,16 +211,8 @@ def _read_spec(ds: Dataset) -> PixelSpec:
 
 
 def domain_of(spec: PixelSpec) -> Domain:
-    """Return how `to_exposure` values of `spec` relate to exposure.
-
-    Only values that the source declares to be linear, and that were not prepared for presentation, count as LINEAR;
-    what is declared in no way is DISPLAY, where the denoiser assumes least.
-    """
-    if spec.presentation_intent == "FOR PRESENTATION":
-        return Domain.LOG if spec.relationship in _LOG_TERMS else Domain.DISPLAY
-    if spec.relationship in _LINEAR_TERMS:
-        return Domain.LINEAR
-    return Domain.LOG if spec.relationship in _LOG_TERMS else Domain.DISPLAY
+    """Return how `to_exposure` values of `spec` relate to exposure."""
+    return declared_domain(presentation_intent=spec.presentation_intent, relationship=spec.relationship)
 
 
 def iter_frames(source: Path | Part10File | Dataset, spec: PixelSpec) -> Iterator[StoredFrame]:
@@ -382,7 +372,7 @@ def _decode_frame(
 
 
 def _counts_down(spec: PixelSpec) -> bool:
-    return spec.sign < 0 and domain_of(spec) is Domain.LINEAR
+    return counts_down(domain_of(spec), spec.sign)
 
 
 def _beside_padding(stored: NDArray[np.int32], frame: StoredFrame, spec: PixelSpec) -> NDArray[np.int32]:

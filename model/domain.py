@@ -19,3 +19,25 @@ class Domain(enum.Enum):
     LINEAR = "linear"
     LOG = "log"
     DISPLAY = "display"
+
+
+def declared_domain(*, presentation_intent: str, relationship: str) -> Domain:
+    """Return the domain that Presentation Intent Type and Pixel Intensity Relationship declare, each empty if absent.
+
+    Only values that are declared to be linear, and that were not prepared for presentation, count as LINEAR; what is
+    declared in no way is DISPLAY, where the denoiser assumes least.
+    """
+    if relationship == "LOG":
+        return Domain.LOG
+    if relationship == "LIN" and presentation_intent != "FOR PRESENTATION":
+        return Domain.LINEAR
+    return Domain.DISPLAY
+
+
+def counts_down(domain: Domain, sign: int) -> bool:
+    """Tell whether greater values mean less exposure (Pixel Intensity Relationship Sign -1, PS3.3 C.8.11.3.1.2).
+
+    It matters in the linear domain alone: there values are counted from the other end of their range before the
+    noise law is fitted.
+    """
+    return domain is Domain.LINEAR and sign < 0

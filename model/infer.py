@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,16 @@ from model.denoiser import Denoiser
 from model.domain import Domain
 from model.errors import ModelError, UnsupportedInput
 from model.metrics import mse, psnr, ssim
-from model.pictures import PICTURES, Picture, comparison, is_dicom, read_picture, to_stored, write_picture
+from model.pictures import (
+    PICTURES,
+    Picture,
+    comparison,
+    is_dicom,
+    read_picture,
+    to_stored,
+    toward_exposure,
+    write_picture,
+)
 from model.strength import parse_strength
 
 
@@ -76,9 +85,10 @@ def denoise_file(path: Path, denoiser: Denoiser, job: Job) -> Outcome:
     """
     started = time.monotonic()
     picture = read_picture(path)
-    result = denoiser.denoise(
-        picture.frames, domain=job.domain or picture.domain, strength=job.strength, mask=picture.mask
-    )
+    domain = job.domain or picture.domain
+    exposure = toward_exposure(picture, picture.frames, domain)
+    result = denoiser.denoise(exposure, domain=domain, strength=job.strength, mask=picture.mask)
+    result = replace(result, frames=toward_exposure(picture, result.frames, domain))
     relative = path.relative_to(job.source).parent if job.source.is_dir() else Path()
     description = (
         f"Noise reduced by {denoiser.name} (SHA-256 {denoiser.digest[:12]}) at strength {result.strength:.2f}"

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from model.domain import Domain
+from model.domain import Domain, counts_down, declared_domain
 from model.errors import UnsupportedInput
 
 FloatArray = NDArray[np.float32]
@@ -29,13 +29,15 @@ class Picture:
     """Grey frames and what is needed to write them back.
 
     ``frames`` ``(frames, rows, columns)`` in stored values; ``mask`` True where valid; ``domain`` as far as the file
-    tells; ``dataset`` for DICOM, else None; ``dtype`` and range of the stored values.
+    tells, ``sign`` -1 where greater values are declared to mean less exposure; ``dataset`` for DICOM, else None;
+    ``dtype`` and range of the stored values.
     """
 
     path: Path
     frames: FloatArray
     mask: BoolArray | None
     domain: Domain
+    sign: int
     dtype: np.dtype[np.generic]
     low: float
     high: float
@@ -79,6 +81,7 @@ def _read_plain(path: Path) -> Picture:
         frames=array.astype(np.float32),
         mask=None,
         domain=Domain.DISPLAY,
+        sign=1,
         dtype=array.dtype,
         low=float(limits[0]),
         high=float(limits[1]),
@@ -104,11 +107,16 @@ def _read_dicom(path: Path) -> Picture:
         first = int(ds.PixelPaddingValue)
         last = int(ds.get("PixelPaddingRangeLimit", first))
         mask = (frames < min(first, last)) | (frames > max(first, last))
+    domain = declared_domain(
+        presentation_intent=str(ds.get("PresentationIntentType", "")),
+        relationship=str(ds.get("PixelIntensityRelationship", "")),
+    )
     return Picture(
         path=path,
         frames=frames.astype(np.float32),
         mask=mask,
-        domain=domain_of(ds),
+        domain=domain,
+        sign=-1 if int(ds.get("PixelIntensityRelationshipSign") or 1) < 0 else 1,
         dtype=stored.dtype,
         low=float(low),
         high=float(high),
@@ -116,12 +124,9 @@ def _read_dicom(path: Path) -> Picture:
     )
 
 
-def domain_of(ds: Dataset) -> Domain:
-    """Return what the attributes say of the relation to exposure (PS3.3 C.8.11.3.1.2, C.8.11.1.1)."""
-    if str(ds.get("PresentationIntentType", "")) != "FOR PROCESSING":
-        return Domain.DISPLAY
-    relation = str(ds.get("PixelIntensityRelationship", ""))
-    return {"LIN": Domain.LINEAR, "LOG": Domain.LOG}.get(relation, Domain.DISPLAY)
+def toward_exposure(picture: Picture, frames: FloatArray, domain: Domain) -> FloatArray:
+    """Return stored values counted in the direction of exposure, or such values as stored ones: its own inverse."""
+    return np.float32(picture.high) - frames if counts_down(domain, picture.sign) else frames
 
 
 def to_stored(picture: Picture, frames: FloatArray) -> NDArray[np.generic]:
