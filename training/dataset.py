@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from training.images import CleanImage, clean_images
+from training.clean import CleanImage, Split
+from training.crops import CPU, Planes
+from training.images import clean_images
 from training.phantom import ANATOMIES, phantom
 from training.settings import TrainingSettings
 from training.textures import dead_leaves
@@ -22,22 +23,21 @@ SCALES = (1.0, 1.4, 2.0)
 """Radiographs are kept at these magnifications: averaged pixels are sharper than a detector's own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Clean images for training and for validation; no patient is in both."""
-
-    training: list[CleanImage]
-    validation: list[CleanImage]
+def held_back(patients: list[str], share: float, rng: np.random.Generator) -> set[str]:
+    """Return about ``share`` of the patients, of four or more at least one; the others may be learned from."""
+    different = sorted(set(patients))
+    count = round(share * len(different))
+    if share > 0 and len(different) >= 4:
+        count = max(1, count)
+    return {str(p) for p in rng.permutation(different)[:count]}
 
 
 def split_by_patient(images: list[CleanImage], share: float, seed: int) -> Split:
-    """Put about ``share`` of the patients of each source into validation; a source of one patient trains."""
+    """Hold back patients of each source for validation; a source of few patients trains."""
     rng = np.random.default_rng(seed)
     held: set[str] = set()
     for source in sorted({image.source for image in images}):
-        patients = sorted({image.patient for image in images if image.source == source})
-        count = round(share * len(patients))
-        held.update(str(p) for p in rng.permutation(patients)[:count])
+        held |= held_back([image.patient for image in images if image.source == source], share, rng)
     return Split(
         training=[image for image in images if image.patient not in held],
         validation=[image for image in images if image.patient in held],
@@ -74,45 +74,44 @@ class CropSource:
     Images are held as float16 attenuation relative to their median, radiographs at several magnifications.
     """
 
-    def __init__(self, images: list[CleanImage], *, magnify: bool) -> None:
-        self._planes: list[tuple[NDArray[np.float16], float]] = []
+    def __init__(self, images: list[CleanImage], *, magnify: bool, device: torch.device = CPU) -> None:
+        planes: list[NDArray[np.floating]] = []
+        own_noise = []
         for image in images:
             centred = image.attenuation - np.median(image.attenuation)
             for scale in SCALES if magnify else (1.0,):
                 plane = centred if scale == 1.0 else ndimage.zoom(centred, scale, order=3)
                 # Magnified pixels share their noise: in the frequencies where it matters it stays as it was.
-                self._planes.append((plane.astype(np.float16), image.own_noise))
-        sizes = np.array([plane.size for plane, _ in self._planes], dtype=np.float64) ** 0.5
-        self._chances = sizes / sizes.sum() if len(sizes) else sizes
+                planes.append(plane.astype(np.float16)[None])
+                own_noise.append(image.own_noise)
+        self._planes = Planes(planes, device=device, dtype=torch.float16)
+        self._own_noise = np.array(own_noise)
+        self._device = device
 
     def __len__(self) -> int:
         return len(self._planes)
 
-    def crop(self, patch: int, rng: np.random.Generator) -> tuple[FloatArray, float]:
-        """Return one crop ``(patch, patch)`` in nepers around the picture's median, and its own noise."""
-        plane, own_noise = self._planes[int(rng.choice(len(self._planes), p=self._chances))]
-        if min(plane.shape) < patch:
-            missing = [max(0, patch - n) for n in plane.shape]
-            plane = np.pad(plane, [(0, missing[0]), (0, missing[1])], mode="reflect")
-        y = int(rng.integers(0, plane.shape[0] - patch + 1))
-        x = int(rng.integers(0, plane.shape[1] - patch + 1))
-        crop = plane[y : y + patch, x : x + patch].astype(np.float32)
-        crop = np.rot90(crop, int(rng.integers(0, 4)))
-        if rng.random() < 0.5:
-            crop = crop[:, ::-1]
-        contrast = float(np.exp(rng.uniform(np.log(0.5), np.log(1.6))))
-        return np.ascontiguousarray(crop * np.float32(contrast)), own_noise * contrast
+    def batch(self, count: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return crops ``(count, 1, patch, patch)`` in nepers around the picture's median, and their own noise."""
+        windows, chosen = self._planes.windows(count, patch, rng)
+        contrast = np.exp(rng.uniform(np.log(0.5), np.log(1.6), size=count))
+        numbers = np.stack((contrast, contrast * self._own_noise[chosen])).astype(np.float32)
+        factor, own_noise = torch.from_numpy(numbers).to(self._device)[:, :, None, None, None]
+        return windows * factor, own_noise
 
 
 class MixedSource:
     """Crops from radiographs, phantoms and dead leaves in fixed shares."""
 
-    def __init__(self, settings: TrainingSettings, split: Split) -> None:
+    def __init__(self, settings: TrainingSettings, split: Split, device: torch.device = CPU) -> None:
         phantoms, leaves = made_by_code(settings)
         parts = [
-            (CropSource(split.training, magnify=True), settings.share_radiographs),
-            (CropSource(phantoms, magnify=False), settings.share_phantoms),
-            (CropSource(leaves, magnify=False), 1 - settings.share_radiographs - settings.share_phantoms),
+            (CropSource(split.training, magnify=True, device=device), settings.share_radiographs),
+            (CropSource(phantoms, magnify=False, device=device), settings.share_phantoms),
+            (
+                CropSource(leaves, magnify=False, device=device),
+                1 - settings.share_radiographs - settings.share_phantoms,
+            ),
         ]
         self._parts = [(source, share) for source, share in parts if len(source) and share > 0]
         total = sum(share for _, share in self._parts)
@@ -120,10 +119,6 @@ class MixedSource:
 
     def batch(self, count: int, patch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return attenuation ``(count, 1, patch, patch)`` and own noise ``(count, 1, 1, 1)``."""
-        crops, noises = [], []
-        for part in rng.choice(len(self._parts), size=count, p=self._shares):
-            crop, own_noise = self._parts[int(part)][0].crop(patch, rng)
-            crops.append(crop)
-            noises.append(own_noise)
-        stacked = torch.from_numpy(np.stack(crops))[:, None]
-        return stacked, torch.tensor(noises, dtype=torch.float32).reshape(-1, 1, 1, 1)
+        counts = rng.multinomial(count, self._shares)
+        drawn = [source.batch(int(n), patch, rng) for (source, _), n in zip(self._parts, counts, strict=True) if n > 0]
+        return torch.cat([crops for crops, _ in drawn]), torch.cat([own_noise for _, own_noise in drawn])

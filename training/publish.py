@@ -24,6 +24,19 @@ DATA_STATEMENT = (
 )
 
 
+FOLDERS = ("images", "pairs", "noisy")
+"""Settings that name folders of the machine that trained: they stay there."""
+
+
+def data_statement(settings: dict[str, Any]) -> str:
+    """Return what the weights were trained on: known for the published settings, counted for others."""
+    if settings["name"] in ("lite", "base"):
+        return DATA_STATEMENT
+    kinds = {"images": "high-dose images", "pairs": "pairs", "noisy": "low-dose images without partner"}
+    used = [text for key, text in kinds.items() if settings.get(key)]
+    return f"Trained by its user with the settings {settings['name']!r} on own images: {', '.join(used) or 'none'}."
+
+
 def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any], half: bool) -> Path:
     """Write ``name.safetensors`` and ``name.json`` into a folder, weights first; returns the manifest's path."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
@@ -46,9 +59,9 @@ def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any
             "steps": state["step"],
             "gigapixels": round(state["pixels"] / 1e9, 3),
             "elapsed_s": round(state["elapsed_s"]),
-            "settings": {key: value for key, value in settings.items() if key != "images"},
+            "settings": {key: value for key, value in settings.items() if key not in FOLDERS},
         },
-        "data": DATA_STATEMENT,
+        "data": data_statement(settings),
         "results": results,
     }
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,12 +14,16 @@ class SettingsError(ValueError):
     """A training settings file with faults; the text lists every one."""
 
 
+LOSSES = ("l1-mse", "l1", "mse", "charbonnier")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
     """A folder (or one file) of high-dose radiographs, path relative to the data root.
 
-    ``reduce`` averages squares of pixels to lower the image's own noise; ``max_noise`` in nepers leaves out
-    noisier images; ``held_out`` uses the folder for validation alone.
+    ``relation``: ``display``, ``linear`` (grey is exposure), or ``auto``: what the DICOM attributes say, else display.
+    ``reduce`` averages squares of pixels to lower the image's own noise, 0: by 2, or up to 4 until it is low;
+    ``max_noise`` in nepers leaves out noisier images; ``held_out`` uses the folder for validation alone.
     """
 
     name: str
@@ -37,14 +41,27 @@ class ImageFolder:
 class PairFolder:
     """Two folders with images of the same names, pixel on pixel: ``low`` dose and ``high`` dose.
 
-    ``domain`` is ``linear``, ``log`` or ``display``. The high-dose image is the target as it is: where its own
-    noise is not far below that of the low-dose one, the network learns to keep that part.
+    ``domain`` is ``linear``, ``log``, ``display``, or ``auto``: what the DICOM attributes say, else display. The
+    high-dose image is the target as it is: where its own noise is not far below that of the low-dose one, the network
+    learns to keep that part.
     """
 
     name: str
     low: str
     high: str
     domain: str = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyFolder:
+    """A folder of low-dose images without any high-dose partner: learned from by data fission.
+
+    ``domain`` as for pairs. The targets are noisy, and marked so: they are scored by squared error alone.
+    """
+
+    name: str
+    folder: str
+    domain: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +90,13 @@ class NoiseRange:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Everything that determines a run besides the machine's speed."""
+    """Everything that determines a run besides the machine's speed.
+
+    ``fine_tuning_rate`` is the learning rate of a run that starts from weights. ``loss``: ``l1-mse`` is L1 for the
+    first ``l1_share`` of the budget and squared error after it. ``share_pairs`` and ``share_noisy``: parts of a batch
+    that are real pairs and split noisy images, where there are any; the rest is simulated. ``fission_t``: see
+    `training.fission`. ``bfloat16``: where the machine computes it natively.
+    """
 
     name: str = "lite"
     width: int = 32
@@ -81,11 +104,14 @@ class TrainingSettings:
     batch: int = 16
     patch: int = 128
     learning_rate: float = 1e-3
+    fine_tuning_rate: float = 2e-4
+    loss: str = "l1-mse"
     warmup_steps: int = 200
     ema: float = 0.999
     l1_share: float = 0.6
     bfloat16: bool = True
     validation_patients: float = 0.12
+    validation_phantoms: int = 4
     checkpoint_every_s: float = 120.0
     validate_every_s: float = 300.0
     share_radiographs: float = 0.5
@@ -93,9 +119,12 @@ class TrainingSettings:
     phantoms: int = 60
     dead_leaves: int = 60
     share_pairs: float = 0.5
+    share_noisy: float = 0.5
+    fission_t: float = 0.5
     noise: NoiseRange = field(default_factory=NoiseRange)
     images: tuple[ImageFolder, ...] = ()
     pairs: tuple[PairFolder, ...] = ()
+    noisy: tuple[NoisyFolder, ...] = ()
 
 
 def load_settings(path: Path) -> TrainingSettings:
@@ -104,20 +133,33 @@ def load_settings(path: Path) -> TrainingSettings:
     Raises
     ------
     SettingsError
-        With every unknown key and every wrong type at once.
+        With every unknown key, every wrong type and every key that is missing at once, or if it is no TOML file.
     """
-    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: {error}") from error
     faults: list[str] = []
     noise = _build(NoiseRange, raw.pop("noise", {}), "noise", faults)
-    images = tuple(_build(ImageFolder, table, f"images[{i}]", faults) for i, table in enumerate(raw.pop("images", [])))
-    pairs = tuple(_build(PairFolder, table, f"pairs[{i}]", faults) for i, table in enumerate(raw.pop("pairs", [])))
-    top = _build(TrainingSettings, {**raw, "noise": noise, "images": images, "pairs": pairs}, "", faults)
-    if faults:
+    folders = {
+        "images": _build_all(ImageFolder, raw.pop("images", []), "images", faults),
+        "pairs": _build_all(PairFolder, raw.pop("pairs", []), "pairs", faults),
+        "noisy": _build_all(NoisyFolder, raw.pop("noisy", []), "noisy", faults),
+    }
+    top = _build(TrainingSettings, {**raw, "noise": noise, **folders}, "", faults)
+    if top is not None and top.loss not in LOSSES:
+        faults.append(f"loss: {top.loss!r} is none of {', '.join(LOSSES)}")
+    if faults or top is None:
         raise SettingsError(f"{path}: " + "; ".join(faults))
     return top
 
 
-def _build(kind: type[T], table: dict[str, Any], where: str, faults: list[str]) -> T:
+def _build_all(kind: type[T], tables: list[dict[str, Any]], where: str, faults: list[str]) -> tuple[T | None, ...]:
+    return tuple(_build(kind, table, f"{where}[{i}]", faults) for i, table in enumerate(tables))
+
+
+def _build(kind: type[T], table: dict[str, Any], where: str, faults: list[str]) -> T | None:
+    """Return the settings of a table; None if a key that has no default is missing."""
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -133,4 +175,10 @@ def _build(kind: type[T], table: dict[str, Any], where: str, faults: list[str]) 
         elif isinstance(default, (bool, int, float, str)) and type(value) is not type(default):
             faults.append(f"{at}: {value!r} is not of type {type(default).__name__}")
         values[key] = value
-    return kind(**values)
+    missing = [f"{where}.{name}: missing" for name, f in known.items() if _required(f) and name not in values]
+    faults.extend(missing)
+    return None if missing else kind(**values)
+
+
+def _required(f: Field[Any]) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +15,49 @@ from training.settings import NoiseRange
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """``z`` and ``target`` in network units, ``sigma_map`` relative, each ``(batch, 1, rows, columns)``."""
+    """Samples as the network sees them.
+
+    Parameters
+    ----------
+    z, target
+        In network units, ``(batch, 1, rows, columns)``.
+    sigma_map
+        Noise of ``z`` relative to the nominal, same shape.
+    target_noise
+        ``(batch, 1, 1, 1)``: variance of the target's own noise in sigma². 0 marks a clean target; above 0 the
+        target is right only on average, so that squared error alone may be used.
+    """
 
     z: Tensor
     target: Tensor
     sigma_map: Tensor
+    target_noise: Tensor
+
+    def part(self, chosen: slice) -> Batch:
+        """Return some of the samples."""
+        return self._each(lambda tensor: tensor[chosen])
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; nothing is copied where it is there already."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, of: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            z=of(self.z),
+            target=of(self.target),
+            sigma_map=of(self.sigma_map),
+            target_noise=of(self.target_noise),
+        )
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Put batches behind one another."""
+    return Batch(
+        z=torch.cat([batch.z for batch in batches]),
+        target=torch.cat([batch.target for batch in batches]),
+        sigma_map=torch.cat([batch.sigma_map for batch in batches]),
+        target_noise=torch.cat([batch.target_noise for batch in batches]),
+    )
 
 
 class NoiseSynthesis:
@@ -27,25 +67,32 @@ class NoiseSynthesis:
     part of it white; electronic noise with row and column offsets; structure noise; slow gain; quantisation;
     the stabilising transform of a law with a random error; for a share of the samples the unsharp mask of a
     presentation image.
+
+    Everything is drawn and computed on the device of ``generator``; the same seed on the same kind of device gives the
+    same samples.
     """
 
     def __init__(self, ranges: NoiseRange, generator: torch.Generator) -> None:
         self.ranges = ranges
         self.g = generator
+        self.device = generator.device
 
     def uniform(self, n: int, low: float, high: float) -> Tensor:
         """Return ``(n, 1, 1, 1)`` uniform numbers."""
-        return low + (high - low) * torch.rand((n, 1, 1, 1), generator=self.g)
+        return low + (high - low) * self._chance(n)
 
     def log_uniform(self, n: int, low: float, high: float | Tensor) -> Tensor:
         """Return ``(n, 1, 1, 1)`` numbers whose logarithm is uniform; ``high`` may differ by sample."""
-        top = torch.as_tensor(high, dtype=torch.float32).clamp(min=low)
-        u = torch.rand((n, 1, 1, 1), generator=self.g)
-        return torch.exp(torch.log(torch.tensor(low)) * (1 - u) + torch.log(top) * u)
+        top = torch.as_tensor(high, dtype=torch.float32, device=self.device).clamp(min=low)
+        u = self._chance(n)
+        return torch.exp(math.log(low) * (1 - u) + torch.log(top) * u)
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers."""
-        return torch.randn(shape, generator=self.g)
+        return torch.randn(shape, generator=self.g, device=self.device)
+
+    def _chance(self, n: int) -> Tensor:
+        return torch.rand((n, 1, 1, 1), generator=self.g, device=self.device)
 
     def batch(self, attenuation: Tensor, own_noise: Tensor) -> Batch:
         """Expose a batch.
@@ -70,16 +117,17 @@ class NoiseSynthesis:
         sigma_map = self._sigma_map(n, attenuation.shape[-2:])
         noise = noise * sigma_map
         target = (clean_t - median) / Z_SCALE
-        return Batch(z=target + noise / Z_SCALE, target=target, sigma_map=sigma_map)
+        clean = torch.zeros((n, 1, 1, 1), device=self.device)
+        return Batch(z=target + noise / Z_SCALE, target=target, sigma_map=sigma_map, target_noise=clean)
 
     def _expose(self, signal: Tensor, quanta: Tensor, electronic: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy exposure in quanta and the electronic sigma that includes quantisation."""
         r, n = self.ranges, signal.shape[0]
-        gain = torch.exp(self._smooth(n, signal.shape[-2:]) * (r.gain_map * torch.rand((n, 1, 1, 1), generator=self.g)))
+        gain = torch.exp(self._smooth(n, signal.shape[-2:]) * (r.gain_map * self._chance(n)))
         root = (signal * gain).sqrt()
-        white = self.uniform(n, *r.white_fraction) * (torch.rand((n, 1, 1, 1), generator=self.g) < 0.7)
+        white = self.uniform(n, *r.white_fraction) * (self._chance(n) < 0.7)
         # Direct converters (selenium) and counting detectors have white noise: a share of the samples too.
-        white = torch.where(torch.rand((n, 1, 1, 1), generator=self.g) < r.white_share, torch.ones(()), white)
+        white = torch.where(self._chance(n) < r.white_share, torch.ones((), device=self.device), white)
         blurred = self._blur(root * self.normal(*signal.shape))
         noise = (1 - white).sqrt() * blurred + white.sqrt() * root * self.normal(*signal.shape)
         noise = noise + structure * signal * self.normal(*signal.shape)
@@ -94,10 +142,10 @@ class NoiseSynthesis:
     def _blur(self, white: Tensor) -> Tensor:
         r, n = self.ranges, white.shape[0]
         rows, columns = white.shape[-2:]
-        fy = torch.fft.fftfreq(rows)[:, None]
-        fx = torch.fft.rfftfreq(columns)[None, :]
-        mix = torch.rand((n, 1, 1, 1), generator=self.g)
-        mtf = torch.zeros((n, 1, rows, columns // 2 + 1))
+        fy = torch.fft.fftfreq(rows, device=self.device)[:, None]
+        fx = torch.fft.rfftfreq(columns, device=self.device)[None, :]
+        mix = self._chance(n)
+        mtf = torch.zeros((n, 1, rows, columns // 2 + 1), device=self.device)
         stretch = self.uniform(n, 1 - r.anisotropy, 1 + r.anisotropy)
         for weight in (mix, 1 - mix):
             sigma = self.uniform(n, *r.kernel_fwhm_px) / 2.3548
@@ -131,14 +179,15 @@ class NoiseSynthesis:
     def _presentation(self, clean: Tensor, noise: Tensor, median: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sharpen a share of the samples as a presentation image is; the noise is renormalised after it."""
         r, n = self.ranges, clean.shape[0]
-        chosen = torch.rand((n,), generator=self.g) < r.presentation_share
+        chosen = self._chance(n).flatten() < r.presentation_share
         count = int(chosen.sum())
         if count == 0:
             return clean, noise, median
         gain = self.uniform(count, *r.unsharp_gain)
         sigma = self.log_uniform(count, 1.0, 12.0)
         rows, columns = clean.shape[-2:]
-        f2 = torch.fft.fftfreq(rows)[:, None] ** 2 + torch.fft.rfftfreq(columns)[None, :] ** 2
+        fy = torch.fft.fftfreq(rows, device=self.device)[:, None]
+        f2 = fy**2 + torch.fft.rfftfreq(columns, device=self.device)[None, :] ** 2
         transfer = 1 + gain * (1 - torch.exp(-2 * torch.pi**2 * sigma**2 * f2))
 
         def sharpen(x: Tensor) -> Tensor:
@@ -159,10 +208,10 @@ class NoiseSynthesis:
 
     def _sigma_map(self, n: int, shape: torch.Size) -> Tensor:
         """Return 1 for most samples, another level for some, a slow gradient for a few."""
-        kind = torch.rand((n, 1, 1, 1), generator=self.g)
+        kind = self._chance(n)
         level = self.log_uniform(n, 0.6, 1.6)
         wave = torch.exp(0.2 * self._smooth(n, shape))
-        ones = torch.ones((n, 1, *shape))
+        ones = torch.ones((n, 1, *shape), device=self.device)
         return torch.where(kind < 0.6, ones, torch.where(kind < 0.9, level * ones, level * wave))
 
 

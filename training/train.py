@@ -1,12 +1,10 @@
-"""Training, top to bottom: ``python -m training.train --config config/training/lite.toml --data DIR --minutes N``."""
+"""Training, top to bottom: ``python -m training.train --images DIR --from lite --minutes 30 --output outputs/mine``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,47 @@ from typing import Any
 import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
+from model.errors import WeightsError
 from model.resnet_unet import ResnetUnet, channels_last
-from training.dataset import CropSource, MixedSource, Split, load_split, made_by_code
-from training.pairs import PairSource, joined, load_pairs
-from training.settings import ImageFolder, TrainingSettings, load_settings
-from training.synthesis import Batch, NoiseSynthesis
+from training.arguments import own_settings, parse_arguments
+from training.checkpoints import StartingWeights, load_checkpoint, save_atomically, starting_weights
+from training.journal import Journal, forecast
+from training.material import Sources, describe, load_material
+from training.samples import sample_sheet
+from training.settings import SettingsError, TrainingSettings
+from training.synthesis import Batch
+from training.validation import WITHOUT_TRUTH, fingerprint, sigma_error, validate, validation_batches
 
-VALIDATION_DOSES_QUANTA = ((200.0, 400.0), (80.0, 160.0), (20.0, 60.0))
+CHARBONNIER_SIGMA = 0.1
+"""Errors well below this many sigma count by their square, those well above it by their magnitude."""
+FORECAST_AFTER_S = 8.0
+VALIDATIONS_AT_LEAST = 8
+VALIDATION_SHARE = 0.1
+"""Of the time, at most: on a slow machine validation is rarer than the settings say."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """Validation result: mean error in sigma² and the gain over the noisy input in dB."""
+def loss_of(error: Tensor, target_noise: Tensor, kind: str) -> Tensor:
+    """Return the mean loss; samples with a noisy target are scored by squared error, over their target's variance."""
+    if kind == "mse":
+        each = error.square()
+    elif kind == "l1":
+        each = error.abs()
+    else:
+        each = (error.square() + CHARBONNIER_SIGMA**2).sqrt() - CHARBONNIER_SIGMA
+    return torch.where(target_noise > 0, error.square() / (1 + target_noise), each).mean()
 
-    mse_sigma2: float
-    gain_db: float
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Tell whether the machine computes in bfloat16; emulation would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 class Trainer:
@@ -41,14 +64,15 @@ class Trainer:
         self.device = torch.device(device)
         self.budget_s = budget_s
         self.network = channels_last(ResnetUnet(width=settings.width), self.device)
-        self.network.bfloat16_body = settings.bfloat16
+        self.network.bfloat16_body = settings.bfloat16 and native_bfloat16(self.device)
         self.average = {name: p.detach().clone() for name, p in self.network.state_dict().items()}
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator(device=self.device).manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
-        self.synthesis = NoiseSynthesis(settings.noise, self.generator)
         self.step, self.elapsed_s, self.pixels = 0, 0.0, 0
-        self.best = float("inf")
+        self.best, self.best_gain_db = float("inf"), float("nan")
+        self.start_gain_db = float("nan")
+        self.judged_by = ""
 
     def learning_rate(self) -> float:
         """Return the rate now: linear warm-up by steps, then a cosine over the wall-clock budget."""
@@ -56,24 +80,26 @@ class Trainer:
         warm = min(1.0, (self.step + 1) / self.settings.warmup_steps)
         return self.settings.learning_rate * warm * (0.005 + 0.995 * 0.5 * (1 + float(np.cos(np.pi * done))))
 
-    def train_step(self, batch: Batch) -> float:
-        """Make one step; returns the loss in sigma (L1) or sigma² (MSE)."""
+    def loss_kind(self) -> str:
+        """Return the loss now: ``l1-mse`` changes in the course of the run."""
+        if self.settings.loss != "l1-mse":
+            return self.settings.loss
+        return "l1" if self.elapsed_s < self.settings.l1_share * self.budget_s else "mse"
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """Make one step; returns the loss in sigma (L1, Charbonnier) or sigma² (MSE), still on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        z = batch.z.to(self.device, memory_format=torch.channels_last)
-        noise = self.network(z, batch.sigma_map.to(self.device))
-        # Error in units of the sample's own sigma; 8 undoes the network's scale.
-        error = 8.0 * (z - noise - batch.target.to(self.device)) / batch.sigma_map.to(self.device)
-        absolute = self.elapsed_s < self.settings.l1_share * self.budget_s
-        loss = error.abs().mean() if absolute else error.square().mean()
+        batch = batch.to(self.device)
+        loss = loss_of(sigma_error(self.network, batch), batch.target_noise, self.loss_kind())
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self._follow_average()
         self.step += 1
         self.pixels += batch.z.numel()
-        return float(loss.detach())
+        return loss.detach()
 
     def _follow_average(self) -> None:
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
@@ -100,175 +126,187 @@ class Trainer:
             "elapsed_s": self.elapsed_s,
             "pixels": self.pixels,
             "best": self.best,
+            "best_gain_db": self.best_gain_db,
+            "start_gain_db": self.start_gain_db,
+            "judged_by": self.judged_by,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up where ``state`` was."""
+        """Take up where ``state`` was; one of an earlier version lacks the last facts."""
         self.network.load_state_dict(state["network"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
+        try:
+            self.generator.set_state(state["generator"].cpu())
+        except RuntimeError:
+            # From another kind of device, whose generator is another one: go on with fresh numbers.
+            self.generator.manual_seed(self.settings.seed + int(state["step"]))
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])
         self.pixels, self.best = int(state["pixels"]), float(state["best"])
+        self.best_gain_db = float(state.get("best_gain_db", "nan"))
+        self.start_gain_db = float(state.get("start_gain_db", "nan"))
+        self.judged_by = str(state.get("judged_by", ""))
 
-    def warm_start(self, state: dict[str, Any]) -> None:
-        """Begin a new run from the averaged weights of another (fine-tuning)."""
-        weights = state.get("average", state)
-        self.network.load_state_dict(weights)
-        self.average = {name: value.detach().clone().to(self.device) for name, value in weights.items()}
-
-
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def validation_batches(settings: TrainingSettings, split: Split, *, patch: int = 256, count: int = 6) -> list[Batch]:
-    """Return fixed validation batches: three exposures, unseen patients and sources, unseen phantoms."""
-    rng = np.random.default_rng(12345)
-    generator = torch.Generator().manual_seed(12345)
-    phantoms, _ = made_by_code(replace(settings, seed=settings.seed, phantoms=4, dead_leaves=0))
-    images = split.validation or split.training
-    sources = [CropSource(images, magnify=False)] if images else []
-    sources.append(CropSource(phantoms, magnify=False))
-    batches = []
-    for quanta in VALIDATION_DOSES_QUANTA:
-        ranges = replace(settings.noise, quanta=quanta, sigma_error=0.0, presentation_share=0.15, own_noise_ratio=0.0)
-        crops = [sources[i % len(sources)].crop(patch, rng) for i in range(2 * count)]
-        stacked = torch.from_numpy(np.stack([crop for crop, _ in crops]))[:, None]
-        synthesis = NoiseSynthesis(ranges, generator)
-        batches.append(synthesis.batch(stacked, torch.full((len(crops), 1, 1, 1), 1e-6)))
-    return batches
-
-
-def validate(network: ResnetUnet, batches: list[Batch], device: torch.device) -> Score:
-    """Return the mean squared error over the batches in sigma², and the gain in dB."""
-    errors, noises = [], []
-    with torch.inference_mode():
-        for batch in batches:
-            for i in range(batch.z.shape[0]):
-                z, s = batch.z[i : i + 1].to(device), batch.sigma_map[i : i + 1].to(device)
-                target = batch.target[i : i + 1].to(device)
-                errors.append(float((8 * (z - network(z, s) - target) / s).square().mean()))
-                noises.append(float((8 * (z - target) / s).square().mean()))
-    gain = 10 * np.log10(np.array(noises) / np.array(errors))
-    return Score(mse_sigma2=float(np.mean(errors)), gain_db=float(gain.mean()))
+    def warm_start(self, weights: StartingWeights) -> None:
+        """Begin a new run from the weights of another (fine-tuning)."""
+        self.network.load_state_dict(weights.tensors)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes and when it stops."""
+    """Where a run writes, by what it is judged and when it stops."""
 
     folder: Path
     budget_s: float
-    log: Callable[[dict[str, Any]], None]
+    batches: dict[str, Batch]
+    journal: Journal
 
 
-def next_batch(trainer: Trainer, source: MixedSource, pairs: PairSource) -> Batch:
-    """Return simulated samples, and real pairs in their share where there are any."""
-    settings = trainer.settings
-    real = round(settings.share_pairs * settings.batch) if len(pairs) else 0
-    attenuation, own_noise = source.batch(max(1, settings.batch - real), settings.patch, trainer.rng)
-    simulated = trainer.synthesis.batch(attenuation, own_noise)
-    return joined(simulated, pairs.batch(real, settings.patch, trainer.rng)) if real else simulated
-
-
-def train(trainer: Trainer, source: MixedSource, pairs: PairSource, batches: list[Batch], run: Run) -> None:
+def train(trainer: Trainer, sources: Sources, run: Run) -> None:
     """Run until the wall-clock budget is used; checkpoint and validate on the way."""
     settings = trainer.settings
-    last, saved, validated = time.monotonic(), trainer.elapsed_s, trainer.elapsed_s
-    loss = float("nan")
+    validate_every_s = min(settings.validate_every_s, run.budget_s / VALIDATIONS_AT_LEAST)
+    began = last = shown = time.monotonic()
+    saved = validated = trainer.elapsed_s
+    first_step, first_pixels, told = trainer.step, trainer.pixels, False
+    loss = torch.tensor(float("nan"))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=run.budget_s, completed=round(trainer.elapsed_s))
         while trainer.elapsed_s < run.budget_s:
-            loss = trainer.train_step(next_batch(trainer, source, pairs))
+            loss = trainer.train_step(sources.batch(trainer.rng))
             now = time.monotonic()
             trainer.elapsed_s += now - last
             last = now
-            progress.update(bar, completed=trainer.elapsed_s, description=f"step {trainer.step} loss {loss:.4f}")
-            if trainer.elapsed_s - validated >= settings.validate_every_s:
-                validated = trainer.elapsed_s
-                record(trainer, batches, run, loss)
+            if now - shown >= 1.0:  # reading the loss makes a GPU wait
+                shown = now
+                text = f"step {trainer.step} loss {float(loss):.4f}"
+                progress.update(bar, completed=trainer.elapsed_s, description=text)
+                rate = trainer.learning_rate()
+                run.journal.scalars(trainer.step, {f"loss/{trainer.loss_kind()}": float(loss), "learning_rate": rate})
+            if not told and now - began >= FORECAST_AFTER_S:
+                told = True
+                remaining_s = run.budget_s - trainer.elapsed_s
+                steps, pixels = trainer.step - first_step, trainer.pixels - first_pixels
+                text = forecast(steps, now - began, pixels, remaining_s)
+                progress.console.print(text, soft_wrap=True)
+            if trainer.elapsed_s - validated >= validate_every_s:
+                progress.console.print(record(trainer, run, float(loss)), soft_wrap=True)
+                validate_every_s = max(validate_every_s, (time.monotonic() - now) / VALIDATION_SHARE)
+                validated = trainer.elapsed_s + time.monotonic() - now
             if trainer.elapsed_s - saved >= settings.checkpoint_every_s:
                 saved = trainer.elapsed_s
                 save_atomically(trainer.state(), run.folder / "last.pth")
-    record(trainer, batches, run, loss)
+    print(record(trainer, run, float(loss) if trainer.step > first_step else None))
     save_atomically(trainer.state(), run.folder / "last.pth")
 
 
-def record(trainer: Trainer, batches: list[Batch], run: Run, loss: float) -> None:
-    """Validate the averaged weights, log the figures, keep them if they are the best so far."""
-    score = validate(trainer.averaged(), batches, trainer.device)
-    run.log(
-        {
-            "step": trainer.step,
-            "elapsed_s": round(trainer.elapsed_s, 1),
-            "gigapixels": round(trainer.pixels / 1e9, 4),
-            "loss": round(loss, 5),
-            "validation_mse_sigma2": round(score.mse_sigma2, 5),
-            "validation_gain_db": round(score.gain_db, 4),
-        }
-    )
+def record(trainer: Trainer, run: Run, loss: float | None) -> str:
+    """Validate the averaged weights, write the figures down, keep the weights if they are the best; returns a line."""
+    network = trainer.averaged()
+    score = validate(network, run.batches, trainer.device)
+    facts = {
+        "step": trainer.step,
+        "elapsed_s": round(trainer.elapsed_s, 1),
+        "gigapixels": round(trainer.pixels / 1e9, 4),
+        "loss": None if loss is None else round(loss, 5),
+        "validation_mse_sigma2": round(score.mse_sigma2, 5),
+        "validation_gain_db": round(score.gain_db, 4),
+        "validation_gains_db": {name: round(gain, 4) for name, gain in score.gains_db.items()},
+    }
+    run.journal.validation(facts, score.gains_db, sample_sheet(network, run.batches, trainer.device))
     if score.mse_sigma2 < trainer.best:
-        trainer.best = score.mse_sigma2
+        trainer.best, trainer.best_gain_db = score.mse_sigma2, score.gain_db
         state = trainer.state()
         state.pop("optimiser")
         save_atomically(state, run.folder / "best_model.pth")
+    gains = ", ".join(f"{name} {gain:.2f}" for name, gain in score.gains_db.items())
+    return f"step {trainer.step}: validation gain {score.gain_db:.2f} dB ({gains})"
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="TOML settings")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that image folders are relative to")
-    parser.add_argument("--images", type=Path, default=None, help="your own folder of high-dose radiographs instead")
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget")
-    parser.add_argument("--output", type=Path, default=Path("outputs/checkpoints"), help="where checkpoints go")
-    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth")
-    parser.add_argument("--from", dest="start", type=Path, default=None, help="fine-tune from this checkpoint")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=None)
-    return parser.parse_args(arguments)
+def prepare(options: argparse.Namespace, settings: TrainingSettings) -> tuple[Trainer, bool]:
+    """Return the trainer at its first step, from weights, or where it stopped, and whether it goes on.
+
+    Raises
+    ------
+    SettingsError
+        If the output folder holds another run.
+    WeightsError
+        If weights or checkpoint can't be read.
+    """
+    last, budget_s = options.output / "last.pth", options.minutes * 60
+    if last.exists() and not options.resume:
+        raise SettingsError(f"{options.output} holds a run: go on with --resume, or name another --output")
+    if last.exists():
+        state = load_checkpoint(last, device=options.device)
+        kept = {key: state["settings"][key] for key in ("width", "learning_rate")}
+        trainer = Trainer(replace(settings, **kept), device=options.device, budget_s=budget_s)
+        trainer.restore(state)
+        return trainer, True
+    if options.start is None:
+        return Trainer(settings, device=options.device, budget_s=budget_s), False
+    weights = starting_weights(options.start)
+    settings = replace(settings, width=weights.width, learning_rate=settings.fine_tuning_rate)
+    trainer = Trainer(settings, device=options.device, budget_s=budget_s)
+    trainer.warm_start(weights)
+    return trainer, False
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train; returns the exit code."""
+    """Train; returns the exit code: 0 done, 2 wrong settings, folders or weights, 130 interrupted."""
     options = parse_arguments(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    settings = load_settings(options.config)
-    if options.images is not None:
-        own = ImageFolder(name=options.images.name, folder=str(options.images.resolve()), reduce=2, max_noise=1.0)
-        settings = replace(settings, images=(own,))
-    split = load_split(options.data, settings)
-    print(f"{len(split.training)} images to train on, {len(split.validation)} to validate on")
-    budget_s = options.minutes * 60
-    trainer = Trainer(settings, device=options.device, budget_s=budget_s)
-    if options.resume and (options.output / "last.pth").exists():
-        trainer.restore(torch.load(options.output / "last.pth", weights_only=True, map_location=options.device))
-    elif options.start is not None:
-        trainer.warm_start(torch.load(options.start, weights_only=True, map_location=options.device))
-    options.output.mkdir(parents=True, exist_ok=True)
-
-    def log(facts: dict[str, Any]) -> None:
-        with (options.output / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(facts) + "\n")
-        print(facts, flush=True)
-
-    source = MixedSource(settings, split)
-    batches = validation_batches(settings, split)
-    pairs = PairSource(load_pairs(options.data, settings.pairs))
-    train(trainer, source, pairs, batches, Run(folder=options.output, budget_s=budget_s, log=log))
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    try:
+        settings = own_settings(options)
+        trainer, resumed = prepare(options, settings)
+        material = load_material(options.data, trainer.settings)
+        named = (options.images, options.low, options.noisy)
+        if any(named) and not (material.split.training or material.pairs or material.noisy):
+            raise SettingsError(f"no usable image in {', '.join(str(path) for path in named if path)}")
+    except (SettingsError, WeightsError) as error:
+        print(error)
+        return 2
+    print("\n".join(describe(material)), flush=True)
+    run = Run(
+        folder=options.output,
+        budget_s=trainer.budget_s,
+        batches=validation_batches(trainer.settings, material),
+        journal=Journal(options.output, first_step=trainer.step),
+    )
+    judged_by = fingerprint(run.batches)
+    if trainer.judged_by != judged_by:
+        # Another set of images is another scale: the best on the old one says nothing here.
+        trainer.judged_by, trainer.best = judged_by, float("inf")
+    if options.start is not None and not resumed:
+        print(record(trainer, run, None), "with the starting weights", flush=True)
+        trainer.start_gain_db = trainer.best_gain_db
+    sources = Sources(trainer.settings, material, trainer.generator)
+    try:
+        train(trainer, sources, run)
+    except KeyboardInterrupt:
+        save_atomically(trainer.state(), options.output / "last.pth")
+        print("stopped; the same command with --resume goes on")
+        return 130
+    finally:
+        run.journal.close()
+    print(outcome(trainer, options.output, run.batches))
     return 0
+
+
+def outcome(trainer: Trainer, folder: Path, batches: dict[str, Batch]) -> str:
+    """Return what the run came to, and what to do with it."""
+    line = f"{folder / 'best_model.pth'}: validation gain {trainer.best_gain_db:.2f} dB"
+    if np.isfinite(trainer.start_gain_db):
+        line += f", {trainer.best_gain_db - trainer.start_gain_db:+.2f} dB against the starting weights"
+    if WITHOUT_TRUTH in batches:
+        line += " (estimated without truth, which overstates it: judge by the pictures in samples/, or by pairs)"
+    publish = f"python -m training.publish --checkpoint {folder / 'best_model.pth'} --name mine --folder {folder}"
+    return f"{line}\nto use it: {publish}"
 
 
 if __name__ == "__main__":
