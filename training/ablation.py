@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.resnet_unet import ResnetUnet
 from training.dataset import MixedSource, load_split
+from training.pack import read_pack
 from training.settings import TrainingSettings, load_settings
 from training.stock_networks import StockUnet, WithoutFirstSkip, with_batch_norm
 from training.synthesis import Batch, NoiseSynthesis
@@ -39,14 +40,17 @@ def rate(step: int, steps: int, highest: float) -> float:
     return highest * warm * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train_variant(network: nn.Module, settings: TrainingSettings, source: MixedSource, *, steps: int) -> nn.Module:
+def train_variant(
+    network: nn.Module, settings: TrainingSettings, source: MixedSource, *, steps: int, device: torch.device
+) -> nn.Module:
     """Train a network with the recipe of `training.train`; returns the averaged network.
 
-    The samples follow from ``settings.seed`` alone, so every variant sees the same ones in the same order.
+    The samples follow from ``settings.seed`` and the kind of device alone, so every variant sees the same ones in the
+    same order.
     """
     rng = np.random.default_rng(settings.seed)
-    synthesis = NoiseSynthesis(settings.noise, torch.Generator().manual_seed(settings.seed))
-    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    synthesis = NoiseSynthesis(settings.noise, torch.Generator(device=device).manual_seed(settings.seed))
+    network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
     for step in range(steps):
@@ -80,7 +84,13 @@ def gmac_per_megapixel(network: nn.Module, side: int = 256) -> float:
 
 
 def run_one(
-    variant: str, settings: TrainingSettings, source: MixedSource, batches: dict[str, Batch], *, steps: int
+    variant: str,
+    settings: TrainingSettings,
+    source: MixedSource,
+    batches: dict[str, Batch],
+    *,
+    steps: int,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train and validate one variant with one seed; returns the line of the result file."""
     torch.manual_seed(settings.seed)
@@ -96,9 +106,9 @@ def run_one(
         "gmac_per_megapixel": round(gmac_per_megapixel(network), 2),
     }
     began = time.process_time(), time.monotonic()
-    trained = train_variant(network, settings, source, steps=steps)
+    trained = train_variant(network, settings, source, steps=steps, device=device)
     used = time.process_time() - began[0], time.monotonic() - began[1]
-    score = validate(trained, batches, torch.device("cpu"))
+    score = validate(trained, batches, device)
     return facts | {
         "cpu_s": round(used[0], 1),
         "wall_s": round(used[1], 1),
@@ -143,20 +153,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, default=96, help="pixels")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pack", type=Path, help="clean images in one file, see training.pack")
+    parser.add_argument("--stage-minutes", type=float, default=math.inf, help="start no run after this time")
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     settings = replace(load_settings(options.config), batch=options.batch, patch=options.patch)
     budget = {"steps": options.steps, "batch": options.batch, "patch": options.patch, "width": settings.width}
     results = options.output / "runs.jsonl"
     done = {(row["variant"], row["seed"]) for row in finished(results, **budget)}
-    split = load_split(options.data, settings)
-    source, batches = MixedSource(settings, split), simulated_validation(settings, split)
+    split = load_split(options.data, settings) if options.pack is None else read_pack(options.pack)
+    device = torch.device(options.device)
+    source, batches = MixedSource(settings, split, device), simulated_validation(settings, split)
     options.output.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     for seed in range(1, options.seeds + 1):
         for variant in options.variants:
-            if (variant, seed) in done:
+            if (variant, seed) in done or time.monotonic() - began > 60 * options.stage_minutes:
                 continue
-            row = run_one(variant, replace(settings, seed=seed), source, batches, steps=options.steps)
+            own = replace(settings, seed=seed)
+            row = run_one(variant, own, source, batches, steps=options.steps, device=device)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)

@@ -30,10 +30,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--noisy", type=Path, help="your own folder of low-dose images without partners")
     parser.add_argument("--from", dest="start", help="fine-tune: published weights by name, or a file of weights")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget")
+    parser.add_argument(
+        "--stage-minutes", type=float, help="stop after this time; --resume goes on with the same curve"
+    )
+    parser.add_argument("--teacher", help="learn also from what these weights make of each sample (distillation)")
     parser.add_argument("--output", type=Path, default=Path("outputs/checkpoints"), help="where checkpoints go")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/last.pth")
     parser.add_argument("--config", help="settings: lite, own, or a TOML file; own by default for own folders")
     parser.add_argument("--data", type=Path, default=Path("data"), help="what folders in the settings are relative to")
+    parser.add_argument("--pack", type=Path, help="clean images of the settings in one file, see training.pack")
+    parser.add_argument("--batch", type=int, help="samples in a step, instead of those of the settings")
+    parser.add_argument("--patch", type=int, help="their side in pixels, likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None)
     return parser.parse_args(arguments)
@@ -56,6 +63,7 @@ def own_settings(options: argparse.Namespace) -> TrainingSettings:
     name = options.config or ("own" if own else "lite")
     path = Path(name) if name.endswith(".toml") else Path(str(files("config") / "training" / f"{name}.toml"))
     settings = load_settings(path)
+    settings = replace(settings, batch=options.batch or settings.batch, patch=options.patch or settings.patch)
     if own:
         settings = replace(settings, images=(), pairs=(), noisy=())
     if options.images is not None:

@@ -11,6 +11,7 @@ import torch
 from training.clean import Split
 from training.dataset import MixedSource, held_back, load_split
 from training.fission import FissionSource, NoisyImage, load_noisy
+from training.pack import read_pack
 from training.pairs import PairSource, StabilisedPair, load_pairs
 from training.settings import TrainingSettings
 from training.synthesis import Batch, NoiseSynthesis, joined
@@ -27,10 +28,18 @@ class Material:
     noisy_held: list[NoisyImage]
 
 
-def load_material(root: Path, settings: TrainingSettings) -> Material:
-    """Read everything that the settings name, and hold patients back for validation."""
+def load_material(root: Path, settings: TrainingSettings, *, pack: Path | None = None) -> Material:
+    """Read everything that the settings name, and hold patients back for validation.
+
+    Parameters
+    ----------
+    root
+        What folders of the settings are relative to.
+    pack
+        Clean images that were read and split elsewhere, instead of ``settings.images``.
+    """
     rng = np.random.default_rng(settings.seed)
-    split = load_split(root, settings)
+    split = load_split(root, settings) if pack is None else read_pack(pack)
     pairs, noisy = load_pairs(root, settings.pairs), load_noisy(root, settings.noisy)
     held = held_back([pair.patient for pair in pairs], settings.validation_patients, rng)
     held |= held_back([image.patient for image in noisy], settings.validation_patients, rng)

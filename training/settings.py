@@ -72,7 +72,7 @@ class NoiseRange:
     at which electronic and quantum variance are equal. ``sigma_error``: relative error of the assumed noise.
     """
 
-    quanta: tuple[float, float] = (6.0, 3000.0)
+    quanta: tuple[float, float] = (6.0, 4000.0)
     electronic_quanta: tuple[float, float] = (2.0, 40.0)
     structure: tuple[float, float] = (0.0, 0.02)
     kernel_fwhm_px: tuple[float, float] = (0.0, 3.5)
@@ -84,7 +84,7 @@ class NoiseRange:
     quantisation_sigma: tuple[float, float] = (0.003, 0.7)
     presentation_share: float = 0.3
     unsharp_gain: tuple[float, float] = (0.0, 3.0)
-    sigma_error: float = 0.15
+    sigma_error: float = 0.12
     own_noise_ratio: float = 3.0
 
 
@@ -95,7 +95,8 @@ class TrainingSettings:
     ``fine_tuning_rate`` is the learning rate of a run that starts from weights. ``loss``: ``l1-mse`` is L1 for the
     first ``l1_share`` of the budget and squared error after it. ``share_pairs`` and ``share_noisy``: parts of a batch
     that are real pairs and split noisy images, where there are any; the rest is simulated. ``fission_t``: see
-    `training.fission`. ``bfloat16``: where the machine computes it natively.
+    `training.fission`. ``share_teacher``: weight of a teacher's output in the target. ``bfloat16``: where the machine
+    computes it natively.
     """
 
     name: str = "lite"
@@ -121,6 +122,7 @@ class TrainingSettings:
     share_pairs: float = 0.5
     share_noisy: float = 0.5
     fission_t: float = 0.5
+    share_teacher: float = 0.5
     noise: NoiseRange = field(default_factory=NoiseRange)
     images: tuple[ImageFolder, ...] = ()
     pairs: tuple[PairFolder, ...] = ()

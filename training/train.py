@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from training.arguments import own_settings, parse_arguments
 from training.checkpoints import StartingWeights, load_checkpoint, save_atomically, starting_weights
 from training.journal import Journal, forecast
 from training.material import Sources, describe, load_material
+from training.pack import PackError
 from training.samples import sample_sheet
 from training.settings import SettingsError, TrainingSettings
 from training.synthesis import Batch
@@ -73,6 +75,7 @@ class Trainer:
         self.best, self.best_gain_db = float("inf"), float("nan")
         self.start_gain_db = float("nan")
         self.judged_by = ""
+        self.teacher: ResnetUnet | None = None
 
     def learning_rate(self) -> float:
         """Return the rate now: linear warm-up by steps, then a cosine over the wall-clock budget."""
@@ -90,7 +93,7 @@ class Trainer:
         """Make one step; returns the loss in sigma (L1, Charbonnier) or sigma² (MSE), still on the device."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        batch = batch.to(self.device)
+        batch = self._taught(batch.to(self.device))
         loss = loss_of(sigma_error(self.network, batch), batch.target_noise, self.loss_kind())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -100,6 +103,14 @@ class Trainer:
         self.step += 1
         self.pixels += batch.z.numel()
         return loss.detach()
+
+    def _taught(self, batch: Batch) -> Batch:
+        """Draw the target towards what the teacher makes of the sample: it knows less than the truth, but no noise."""
+        if self.teacher is None:
+            return batch
+        with torch.no_grad():
+            taught = batch.z - self.teacher(batch.z, batch.sigma_map)
+        return replace(batch, target=torch.lerp(batch.target, taught, self.settings.share_teacher))
 
     def _follow_average(self) -> None:
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
@@ -156,17 +167,19 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a run writes, by what it is judged and when it stops."""
+    """Where a run writes, by what it is judged and when it stops: after ``budget_s`` in all, ``stage_s`` this time."""
 
     folder: Path
     budget_s: float
+    stage_s: float
     batches: dict[str, Batch]
     journal: Journal
 
 
 def train(trainer: Trainer, sources: Sources, run: Run) -> None:
-    """Run until the wall-clock budget is used; checkpoint and validate on the way."""
+    """Run until the wall-clock budget or this stage of it is used; checkpoint and validate on the way."""
     settings = trainer.settings
+    until_s = min(run.budget_s, trainer.elapsed_s + run.stage_s)
     validate_every_s = min(settings.validate_every_s, run.budget_s / VALIDATIONS_AT_LEAST)
     began = last = shown = time.monotonic()
     saved = validated = trainer.elapsed_s
@@ -175,7 +188,7 @@ def train(trainer: Trainer, sources: Sources, run: Run) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=run.budget_s, completed=round(trainer.elapsed_s))
-        while trainer.elapsed_s < run.budget_s:
+        while trainer.elapsed_s < until_s:
             loss = trainer.train_step(sources.batch(trainer.rng))
             now = time.monotonic()
             trainer.elapsed_s += now - last
@@ -254,6 +267,21 @@ def prepare(options: argparse.Namespace, settings: TrainingSettings) -> tuple[Tr
     return trainer, False
 
 
+def teacher_of(name_or_path: str, device: torch.device) -> ResnetUnet:
+    """Return a network with the weights to learn from, on the device; its width may be another.
+
+    Raises
+    ------
+    WeightsError
+        If the weights can't be read.
+    """
+    weights = starting_weights(name_or_path)
+    teacher = channels_last(ResnetUnet(width=weights.width), device)
+    teacher.load_state_dict(weights.tensors)
+    teacher.bfloat16_body = native_bfloat16(device)
+    return teacher.eval()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Train; returns the exit code: 0 done, 2 wrong settings, folders or weights, 130 interrupted."""
     options = parse_arguments(arguments)
@@ -264,18 +292,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = own_settings(options)
         trainer, resumed = prepare(options, settings)
-        material = load_material(options.data, trainer.settings)
+        if options.teacher is not None:
+            trainer.teacher = teacher_of(options.teacher, trainer.device)
+        material = load_material(options.data, trainer.settings, pack=options.pack)
         named = (options.images, options.low, options.noisy)
         if any(named) and not (material.split.training or material.pairs or material.noisy):
             raise SettingsError(f"no usable image in {', '.join(str(path) for path in named if path)}")
-    except (SettingsError, WeightsError) as error:
+    except (SettingsError, WeightsError, PackError) as error:
         print(error)
         return 2
     print("\n".join(describe(material)), flush=True)
     run = Run(
         folder=options.output,
         budget_s=trainer.budget_s,
-        batches=validation_batches(trainer.settings, material),
+        stage_s=60 * options.stage_minutes if options.stage_minutes else math.inf,
+        batches=validation_batches(trainer.settings, material, patch=min(256, 2 * trainer.settings.patch)),
         journal=Journal(options.output, first_step=trainer.step),
     )
     judged_by = fingerprint(run.batches)
