@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.image import imsave
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from model.resnet_unet import Z_SCALE
@@ -40,7 +40,7 @@ def write_sheet(sheet: NDArray[np.uint8], path: Path) -> None:
     """Write a picture as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name("writing.png")
-    imsave(temporary, sheet, cmap="gray", vmin=0, vmax=255)
+    Image.fromarray(sheet).save(temporary)
     os.replace(temporary, path)
 
 

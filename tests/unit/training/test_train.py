@@ -131,7 +131,7 @@ def test_one_command_trains_on_a_folder_of_pictures(tmp_path: Path, capsys: pyte
     line = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
     assert set(line["validation_gains_db"]) == {"200 to 400 quanta", "80 to 160 quanta", "20 to 60 quanta"}
     sheet = sitk.GetArrayFromImage(sitk.ReadImage(str(sorted((out / "samples").iterdir())[-1])))
-    assert sheet.shape == (3 * 256, 4 * 256)
+    assert sheet.shape == (3 * 128, 4 * 128)
     assert main(arguments) == 2, "a second run must not overwrite the first"
     assert main([*arguments, "--resume"]) == 0
 
