@@ -72,8 +72,14 @@ def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any
 
 
 def pooled(report: dict[str, Any]) -> dict[str, Any]:
-    """Return of an evaluation what travels with the weights: the figures over all real sources, and of phantoms."""
-    kept = [line for line in report["summary"] if line["source"] in ("real sources", "phantom")]
+    """Return of an evaluation what travels with the weights: ours and BM3D on unseen sources and phantoms, CsI noise."""
+    kept = [
+        line
+        for line in report["summary"]
+        if line["source"] in ("unseen sources", "phantom")
+        and line["kernel"] == "csi"
+        and line["method"].startswith(("ours", "bm3d"))
+    ]
     head = {key: report[key] for key in ("sha256", "full_dose_quanta", "seeds")}
     return {"note": "checkpoint chosen on images of the same validation sources", **head, "summary": kept}
 
