@@ -29,6 +29,7 @@ from dicom_node.pixels import PixelSpec, domain_of, from_exposure, iter_frames, 
 from model.denoiser import Denoiser
 from model.errors import ModelError
 from model.exposure import DeclaredDose
+from model.memory import return_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,7 @@ class ImageEnhancer:
         with frame_writer(spec, folder=self._store.scratch) as writer:
             with model.lock:
                 denoised = _denoise(part10, spec, model.denoiser, route.strength_value, writer)
+            return_freed_memory()
             if not denoised.strengths:
                 return _passed(denoised.reason or "the guard refused it", begin, denoised), None
             derived = derive(

@@ -33,6 +33,7 @@ from dicom_node.state import EXIT_OK, State, open_state
 from dicom_node.workflows import WorkflowParts, Workflows
 from model.denoiser import Denoiser
 from model.errors import ModelError
+from model.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +188,7 @@ def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) 
 
 def load_model(settings: Settings) -> ModelAtHand:
     """Load the denoiser; without usable weights the originals go on, and every one says why."""
+    keep_freed_memory()
     try:
         denoiser = Denoiser.load(
             settings.model.weights,

@@ -19,6 +19,7 @@ from rich.table import Table
 from model.denoiser import Denoiser
 from model.domain import Domain
 from model.errors import ModelError, UnsupportedInput
+from model.memory import keep_freed_memory
 from model.metrics import mse, psnr, ssim
 from model.pictures import (
     PICTURES,
@@ -191,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--memory-mb", type=int, default=1024)
     options = parser.parse_args(arguments)
     console = Console(file=sys.stderr)
+    keep_freed_memory()
     try:
         job = Job(
             source=options.input,

@@ -72,7 +72,7 @@ def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any
 
 
 def pooled(report: dict[str, Any]) -> dict[str, Any]:
-    """Return of an evaluation what travels with the weights: ours and BM3D on unseen sources and phantoms, CsI noise."""
+    """Return what of an evaluation travels with the weights: ours and BM3D, unseen sources and phantoms, CsI noise."""
     kept = [
         line
         for line in report["summary"]
