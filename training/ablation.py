@@ -1,13 +1,14 @@
-"""Ours against the stock UNet under one budget: ``python -m training.ablation --data DIR --output DIR``."""
+"""Networks, mixtures of pictures and families of noise under one budget: ``python -m training.ablation --data DIR``."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,54 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.resnet_unet import ResnetUnet
-from training.dataset import MixedSource, load_split
+from training.clean import Split
+from training.dataset import CleanSources, MixedSource, clean_sources, load_split
+from training.details import with_details
 from training.pack import read_pack
 from training.settings import TrainingSettings, load_settings
 from training.stock_networks import StockUnet, WithoutFirstSkip, with_batch_norm
 from training.synthesis import Batch, NoiseSynthesis
-from training.validation import VALIDATION_DOSES_QUANTA, sigma_error, simulated_validation, validate
+from training.validation import sigma_error, simulated_validation, validate
 
-VARIANTS: dict[str, Callable[[int], nn.Module]] = {
-    "stock": lambda width: StockUnet(width=width, residual=False),
-    "stock + residual output": lambda width: StockUnet(width=width, residual=True),
-    "ours": lambda width: ResnetUnet(width=width),
-    "ours + BatchNorm": lambda width: with_batch_norm(ResnetUnet(width=width)),
-    "ours - skip at half resolution": lambda width: WithoutFirstSkip(width=width),
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is different from the published recipe: the network, settings, or the range of noise."""
+
+    network: Callable[[int], nn.Module] = lambda width: ResnetUnet(width=width)
+    settings: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, settings: TrainingSettings) -> TrainingSettings:
+        """Return the settings of this variant."""
+        return replace(settings, **self.settings, noise=replace(settings.noise, **self.noise))
+
+
+NETWORKS: dict[str, Variant] = {
+    "stock": Variant(network=lambda width: StockUnet(width=width, residual=False)),
+    "stock + residual output": Variant(network=lambda width: StockUnet(width=width, residual=True)),
+    "ours": Variant(),
+    "ours + BatchNorm": Variant(network=lambda width: with_batch_norm(ResnetUnet(width=width))),
+    "ours - skip at half resolution": Variant(network=lambda width: WithoutFirstSkip(width=width)),
 }
+MIXTURES: dict[str, Variant] = {
+    "radiographs alone": Variant(settings={"share_radiographs": 1.0, "share_phantoms": 0.0}),
+    "phantoms alone": Variant(settings={"share_radiographs": 0.0, "share_phantoms": 1.0}),
+    "dead leaves alone": Variant(settings={"share_radiographs": 0.0, "share_phantoms": 0.0}),
+    "without faint details": Variant(settings={"share_details": 0.0}),
+    "faint details everywhere": Variant(settings={"share_details": 1.0}),
+}
+NOISE: dict[str, Variant] = {
+    "white noise alone": Variant(noise={"white_share": 1.0}),
+    "kernels up to 1.2 px": Variant(noise={"kernel_fwhm_px": (0.0, 1.2)}),
+    "law without error": Variant(noise={"sigma_error": 0.0}),
+}
+WIDTHS: dict[str, Variant] = {
+    "half the channels": Variant(network=lambda width: ResnetUnet(width=width // 2)),
+}
+VARIANTS = NETWORKS | MIXTURES | NOISE | WIDTHS
+CURVE = (0.25, 0.5, 1.0)
+"""Parts of the budget after which a run is validated: its learning curve."""
 WARMUP_SHARE = 0.05
 
 
@@ -40,23 +75,58 @@ def rate(step: int, steps: int, highest: float) -> float:
     return highest * warm * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train_variant(
-    network: nn.Module, settings: TrainingSettings, source: MixedSource, *, steps: int, device: torch.device
-) -> nn.Module:
-    """Train a network with the recipe of `training.train`; returns the averaged network.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Fixed validation batches of unseen radiographs and of unseen phantoms."""
 
-    The samples follow from ``settings.seed`` and the kind of device alone, so every variant sees the same ones in the
+    radiographs: dict[str, Batch]
+    phantoms: dict[str, Batch]
+
+    def gains_db(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Return the gain over the noisy input by kind and exposure, in dB."""
+        gains: dict[str, float] = {}
+        for kind, batches in (("radiographs", self.radiographs), ("phantoms", self.phantoms)):
+            if batches:
+                score = validate(network, batches, device)
+                gains |= {f"{kind}, {exposure}": gain for exposure, gain in score.gains_db.items()}
+        return gains
+
+
+def judged_by(settings: TrainingSettings, split: Split) -> Judged:
+    """Return what every variant is judged by, whatever it learns from."""
+    settings = replace(settings, validation_phantoms=max(4, settings.validation_phantoms))
+    known = bool(split.validation or split.training)
+    return Judged(
+        radiographs=simulated_validation(replace(settings, validation_phantoms=0), split, count=3) if known else {},
+        phantoms=simulated_validation(settings, Split(training=[], validation=[]), count=3),
+    )
+
+
+def train_variant(
+    network: nn.Module,
+    settings: TrainingSettings,
+    sources: CleanSources,
+    *,
+    steps: int,
+    device: torch.device,
+    look: Callable[[int, nn.Module], None],
+) -> None:
+    """Train a network with the recipe of `training.train`; ``look`` gets the averaged network along the `CURVE`.
+
+    The samples follow from ``settings`` and the kind of device alone, so every network sees the same ones in the
     same order.
     """
-    rng = np.random.default_rng(settings.seed)
-    synthesis = NoiseSynthesis(settings.noise, torch.Generator(device=device).manual_seed(settings.seed))
+    rng, generator = np.random.default_rng(settings.seed), torch.Generator(device=device).manual_seed(settings.seed)
+    source, synthesis = MixedSource(settings, sources), NoiseSynthesis(settings.noise, generator)
     network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    average = copy.deepcopy(network)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
+    marks = {max(1, round(part * steps)) for part in CURVE}
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate(step, steps, settings.learning_rate)
-        batch = synthesis.batch(*source.batch(settings.batch, settings.patch, rng))
+        crops, own_noise = source.batch(settings.batch, settings.patch, rng)
+        batch = synthesis.batch(with_details(crops, generator, share=settings.share_details), own_noise)
         error = sigma_error(network, batch)
         loss = error.abs().mean() if step < settings.l1_share * steps else error.square().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -65,13 +135,14 @@ def train_variant(
         optimiser.step()
         keep = min(0.99, (1 + step) / (10 + step))  # short runs need a short memory
         with torch.no_grad():
+            followed = average.state_dict()
             for name, value in network.state_dict().items():
                 if value.is_floating_point():
-                    average[name].lerp_(value, 1 - keep)
+                    followed[name].lerp_(value, 1 - keep)
                 else:
-                    average[name].copy_(value)
-    network.load_state_dict(average)
-    return network.eval()
+                    followed[name].copy_(value)
+        if step + 1 in marks:
+            look(step + 1, average.eval())
 
 
 def gmac_per_megapixel(network: nn.Module, side: int = 256) -> float:
@@ -84,19 +155,19 @@ def gmac_per_megapixel(network: nn.Module, side: int = 256) -> float:
 
 
 def run_one(
-    variant: str,
+    name: str,
     settings: TrainingSettings,
-    source: MixedSource,
-    batches: dict[str, Batch],
+    sources: CleanSources,
+    judged: Judged,
     *,
     steps: int,
     device: torch.device,
 ) -> dict[str, Any]:
     """Train and validate one variant with one seed; returns the line of the result file."""
     torch.manual_seed(settings.seed)
-    network = VARIANTS[variant](settings.width)
+    network = VARIANTS[name].network(settings.width)
     facts = {
-        "variant": variant,
+        "variant": name,
         "seed": settings.seed,
         "steps": steps,
         "batch": settings.batch,
@@ -105,35 +176,50 @@ def run_one(
         "parameters": sum(p.numel() for p in network.parameters()),
         "gmac_per_megapixel": round(gmac_per_megapixel(network), 2),
     }
+    curve: list[tuple[int, dict[str, float]]] = []
     began = time.process_time(), time.monotonic()
-    trained = train_variant(network, settings, source, steps=steps, device=device)
+    train_variant(
+        network,
+        VARIANTS[name].of(settings),
+        sources,
+        steps=steps,
+        device=device,
+        look=lambda step, average: curve.append((step, judged.gains_db(average, device))),
+    )
     used = time.process_time() - began[0], time.monotonic() - began[1]
-    score = validate(trained, batches, device)
     return facts | {
         "cpu_s": round(used[0], 1),
         "wall_s": round(used[1], 1),
-        "gain_db": round(score.gain_db, 4),
-        "gain_by_exposure_db": [round(gain, 4) for gain in score.gains_db.values()],
-        "mse_sigma2": round(score.mse_sigma2, 5),
+        "gain_db": round(float(np.mean(list(curve[-1][1].values()))), 4),
+        "gains_db": {key: round(gain, 4) for key, gain in curve[-1][1].items()},
+        "curve_db": [[step, round(float(np.mean(list(gains.values()))), 4)] for step, gains in curve],
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the results as Markdown: mean and standard deviation over the seeds, then the cost."""
-    exposures = [f"{low:g}-{high:g} quanta" for low, high in VALIDATION_DOSES_QUANTA]
-    head = ["variant", "seeds", "gain (dB)", *exposures, "parameters (M)", "GMAC/MP", "CPU s"]
+    """Return the results as Markdown: mean and standard deviation over the seeds, the curve, then the cost."""
+    kinds = ("radiographs", "phantoms")
+    parts = [f"at {part:.0%}" for part in CURVE[:-1]]
+    head = ["variant", "seeds", "gain (dB)", *kinds, *parts, "parameters (M)", "GMAC/MP", "CPU s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for variant in VARIANTS:
         own = [row for row in rows if row["variant"] == variant]
         if not own:
             continue
-        gains = np.array([[row["gain_db"], *row["gain_by_exposure_db"]] for row in own])
+        gains = np.array([_columns(row, kinds) for row in own])
         spread = gains.std(axis=0, ddof=1) if len(own) > 1 else np.full(gains.shape[1], np.nan)
         cells = [f"{mean:.2f} ± {deviation:.2f}" for mean, deviation in zip(gains.mean(axis=0), spread, strict=True)]
         cost = [own[0]["parameters"] / 1e6, own[0]["gmac_per_megapixel"], np.mean([row["cpu_s"] for row in own])]
         cells += [f"{cost[0]:.2f}", f"{cost[1]:.1f}", f"{cost[2]:.0f}"]
         lines.append(f"| {variant} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _columns(row: dict[str, Any], kinds: tuple[str, ...]) -> list[float]:
+    """Return the gain in all, by kind of picture (nan where there is none), and along the curve."""
+    of_kind = [[gain for key, gain in row["gains_db"].items() if key.startswith(kind)] for kind in kinds]
+    means = [float(np.mean(gains)) if gains else math.nan for gains in of_kind]
+    return [row["gain_db"], *means, *(gain for _, gain in row["curve_db"][:-1])]
 
 
 def finished(results: Path, **budget: int) -> list[dict[str, Any]]:
@@ -153,18 +239,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, default=96, help="pixels")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--made", type=int, help="phantoms, and pictures of dead leaves, instead of the settings'")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pack", type=Path, help="clean images in one file, see training.pack")
     parser.add_argument("--stage-minutes", type=float, default=math.inf, help="start no run after this time")
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     settings = replace(load_settings(options.config), batch=options.batch, patch=options.patch)
+    if options.made is not None:
+        settings = replace(settings, phantoms=options.made, dead_leaves=options.made)
     budget = {"steps": options.steps, "batch": options.batch, "patch": options.patch, "width": settings.width}
     results = options.output / "runs.jsonl"
     done = {(row["variant"], row["seed"]) for row in finished(results, **budget)}
     split = load_split(options.data, settings) if options.pack is None else read_pack(options.pack)
     device = torch.device(options.device)
-    source, batches = MixedSource(settings, split, device), simulated_validation(settings, split)
+    sources, judged = clean_sources(settings, split, device), judged_by(settings, split)
     options.output.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for seed in range(1, options.seeds + 1):
@@ -172,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
             if (variant, seed) in done or time.monotonic() - began > 60 * options.stage_minutes:
                 continue
             own = replace(settings, seed=seed)
-            row = run_one(variant, own, source, batches, steps=options.steps, device=device)
+            row = run_one(variant, own, sources, judged, steps=options.steps, device=device)
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(row, flush=True)

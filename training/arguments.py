@@ -41,6 +41,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pack", type=Path, help="clean images of the settings in one file, see training.pack")
     parser.add_argument("--batch", type=int, help="samples in a step, instead of those of the settings")
     parser.add_argument("--patch", type=int, help="their side in pixels, likewise")
+    parser.add_argument("--made", type=int, help="phantoms, and pictures of dead leaves, likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=None)
     return parser.parse_args(arguments)
@@ -64,6 +65,8 @@ def own_settings(options: argparse.Namespace) -> TrainingSettings:
     path = Path(name) if name.endswith(".toml") else Path(str(files("config") / "training" / f"{name}.toml"))
     settings = load_settings(path)
     settings = replace(settings, batch=options.batch or settings.batch, patch=options.patch or settings.patch)
+    if options.made is not None:
+        settings = replace(settings, phantoms=options.made, dead_leaves=options.made)
     if own:
         settings = replace(settings, images=(), pairs=(), noisy=())
     if options.images is not None:

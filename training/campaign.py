@@ -21,6 +21,8 @@ from training.settings import SettingsError, load_settings
 
 DRY_RUN_MINUTES = 0.1
 """Of each run in a dry run."""
+DRY_RUN: dict[str, Any] = {"batch": 2, "patch": 64, "made": 4}
+"""Nothing in a dry run is there to be learned from."""
 DONE_WITHIN_S = 0.01
 
 
@@ -28,8 +30,8 @@ DONE_WITHIN_S = 0.01
 class PlannedRun:
     """One run of `training.train`: settings by name, wall-clock minutes in all.
 
-    ``start``: published weights to begin from; ``teacher``: an earlier run of the plan to learn from too; ``batch`` and
-    ``patch`` stand for those of the settings unless they are 0.
+    ``start``: published weights to begin from; ``teacher``: an earlier run of the plan to learn from too; ``batch``,
+    ``patch`` and ``made`` (phantoms, and pictures of dead leaves) stand for those of the settings unless they are 0.
     """
 
     name: str
@@ -39,17 +41,20 @@ class PlannedRun:
     teacher: str = ""
     batch: int = 0
     patch: int = 0
+    made: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedAblation:
-    """The ablation that fills what time is left."""
+    """The ablation that fills what time is left; all variants unless some are named."""
 
     config: str
     steps: int
     batch: int
     patch: int
     seeds: int
+    variants: tuple[str, ...] = ()
+    made: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,7 @@ def arguments_of(run: PlannedRun, folder: Path, *, pack: Path, device: str, stag
         arguments += ["--from", run.start]
     arguments += ["--batch", run.batch] if run.batch else []
     arguments += ["--patch", run.patch] if run.patch else []
+    arguments += ["--made", run.made] if run.made else []
     if run.teacher:
         arguments += ["--teacher", folder / run.teacher / "best_model.pth"]
     return [str(argument) for argument in arguments]
@@ -159,6 +165,8 @@ def _run_ablation(plan: Plan, folder: Path, *, pack: Path, device: str) -> int:
     arguments += ["--stage-minutes", plan.stage_minutes]
     for name, value in budget.items():
         arguments += [f"--{name}", value]
+    arguments += ["--variants", *planned.variants] if planned.variants else []
+    arguments += ["--made", planned.made] if planned.made else []
     return ablation.main([str(argument) for argument in arguments])
 
 
@@ -166,10 +174,8 @@ def dry_run(plan: Plan, folder: Path, target: Path, *, pack: Path, device: str) 
     """Run every kind of stage for seconds: start, resumption, distillation, export, ablation; returns the exit code."""
     short = Plan(
         stage_minutes=DRY_RUN_MINUTES / 2,
-        runs=tuple(
-            replace(run, minutes=DRY_RUN_MINUTES, batch=2, patch=64) for run in plan.runs if run.name != "measure"
-        ),
-        ablation=plan.ablation and replace(plan.ablation, steps=2, batch=2, patch=64, seeds=1),
+        runs=tuple(replace(run, minutes=DRY_RUN_MINUTES, **DRY_RUN) for run in plan.runs if run.name != "measure"),
+        ablation=plan.ablation and replace(plan.ablation, steps=2, seeds=1, variants=("stock", "ours"), **DRY_RUN),
     )
     while True:
         was_last = next_run(short, folder) is None

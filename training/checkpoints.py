@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,49 @@ from model.manifest import find_manifest, load_network, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training:
+    """What one run of training came to; ``cpu_s`` is None where it was not measured."""
+
+    steps: int
+    gigapixels: float
+    elapsed_s: float
+    cpu_s: float | None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Training:
+        """Return what a manifest or a checkpoint says of a run."""
+        cpu_s = facts.get("cpu_s")
+        return cls(
+            steps=int(facts["steps"]),
+            gigapixels=float(facts["gigapixels"]),
+            elapsed_s=float(facts["elapsed_s"]),
+            cpu_s=None if cpu_s is None else float(cpu_s),
+        )
+
+
+def own_training(state: Mapping[str, Any]) -> Training:
+    """Return what the run of a checkpoint came to."""
+    cpu_s = state.get("cpu_s")
+    return Training(
+        steps=int(state["step"]),
+        gigapixels=round(int(state["pixels"]) / 1e9, 3),
+        elapsed_s=round(float(state["elapsed_s"])),
+        cpu_s=None if cpu_s is None else round(float(cpu_s)),
+    )
+
+
+def earlier_training(state: Mapping[str, Any]) -> tuple[Training, ...]:
+    """Return the runs that made the weights which the run of a checkpoint started from."""
+    return tuple(Training.of(run) for run in json.loads(state.get("history", "[]")))
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartingWeights:
-    """Weights to fine-tune: ``tensors`` by name, and the ``width`` of their network."""
+    """Weights to fine-tune: ``tensors`` by name, the ``width`` of their network, and what made them."""
 
     tensors: dict[str, Tensor]
     width: int
+    history: tuple[Training, ...]
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
@@ -60,6 +100,14 @@ def starting_weights(name_or_path: str) -> StartingWeights:
     """
     if Path(name_or_path).suffix in {".pth", ".pt"}:
         state = load_checkpoint(Path(name_or_path), device="cpu")
-        return StartingWeights(tensors=state["average"], width=int(state["settings"]["width"]))
-    manifest = read_manifest(find_manifest(name_or_path))
-    return StartingWeights(tensors=load_network(manifest).state_dict(), width=manifest.width)
+        history = (*earlier_training(state), own_training(state))
+        return StartingWeights(tensors=state["average"], width=int(state["settings"]["width"]), history=history)
+    path = find_manifest(name_or_path)
+    manifest = read_manifest(path)
+    training = json.loads(path.read_text(encoding="utf-8")).get("training", {})
+    runs = [*training.get("history", []), training] if training else []
+    return StartingWeights(
+        tensors=load_network(manifest).state_dict(),
+        width=manifest.width,
+        history=tuple(Training.of(run) for run in runs),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,16 +55,29 @@ def load_split(root: Path, settings: TrainingSettings) -> Split:
     return Split(training=split.training, validation=split.validation + held)
 
 
-def made_by_code(settings: TrainingSettings, *, size: int = 512) -> tuple[list[CleanImage], list[CleanImage]]:
-    """Return phantoms and dead leaves; their seeds are above 1000, evaluation takes those below."""
+LEARNED_SEED, VALIDATION_SEED = 1000, 900
+"""First seeds of the pictures made by code; evaluation takes those below 900."""
+SMOOTH_LEAVES_PX = (4.0, 8.0, 16.0)
+"""Smallest leaves of every second dead-leaves picture: scenes with large smooth areas."""
+
+
+def phantoms_from(first_seed: int, count: int, *, size: int = 512) -> list[CleanImage]:
+    """Return phantoms of all anatomies in turn."""
     kinds = sorted(ANATOMIES)
     phantoms = []
-    for i in range(settings.phantoms):
-        image = -np.log(phantom(size, size, 1000 + i, anatomy=kinds[i % len(kinds)]))
+    for i in range(count):
+        image = -np.log(phantom(size, size, first_seed + i, anatomy=kinds[i % len(kinds)]))
         phantoms.append(CleanImage(attenuation=image, own_noise=0.0, patient=f"phantom:{i}", source="phantom"))
+    return phantoms
+
+
+def made_by_code(settings: TrainingSettings, *, size: int = 512) -> tuple[list[CleanImage], list[CleanImage]]:
+    """Return the phantoms and dead leaves of a run."""
+    phantoms = phantoms_from(LEARNED_SEED, settings.phantoms, size=size)
     leaves = []
     for i in range(settings.dead_leaves):
-        image = dead_leaves((size, size), np.random.default_rng(1000 + i))
+        smallest_px = SMOOTH_LEAVES_PX[i // 2 % len(SMOOTH_LEAVES_PX)] if i % 2 else 1.0
+        image = dead_leaves((size, size), np.random.default_rng(LEARNED_SEED + i), smallest_px=smallest_px)
         leaves.append(CleanImage(attenuation=image, own_noise=0.0, patient=f"leaves:{i}", source="dead_leaves"))
     return phantoms, leaves
 
@@ -100,20 +114,36 @@ class CropSource:
         return windows * factor, own_noise
 
 
-class MixedSource:
-    """Crops from radiographs, phantoms and dead leaves in fixed shares."""
+@dataclass(frozen=True, kw_only=True)
+class CleanSources:
+    """Everything clean that a run may draw from, by kind."""
 
-    def __init__(self, settings: TrainingSettings, split: Split, device: torch.device = CPU) -> None:
-        phantoms, leaves = made_by_code(settings)
+    radiographs: CropSource
+    phantoms: CropSource
+    leaves: CropSource
+
+
+def clean_sources(settings: TrainingSettings, split: Split, device: torch.device = CPU) -> CleanSources:
+    """Return the radiographs of the split, and the pictures that the settings have made by code."""
+    phantoms, leaves = made_by_code(settings)
+    return CleanSources(
+        radiographs=CropSource(split.training, magnify=True, device=device),
+        phantoms=CropSource(phantoms, magnify=False, device=device),
+        leaves=CropSource(leaves, magnify=False, device=device),
+    )
+
+
+class MixedSource:
+    """Crops from radiographs, phantoms and dead leaves in the shares of the settings."""
+
+    def __init__(self, settings: TrainingSettings, sources: CleanSources) -> None:
+        rest = 1 - settings.share_radiographs - settings.share_phantoms
         parts = [
-            (CropSource(split.training, magnify=True, device=device), settings.share_radiographs),
-            (CropSource(phantoms, magnify=False, device=device), settings.share_phantoms),
-            (
-                CropSource(leaves, magnify=False, device=device),
-                1 - settings.share_radiographs - settings.share_phantoms,
-            ),
+            (sources.radiographs, settings.share_radiographs),
+            (sources.phantoms, settings.share_phantoms),
+            (sources.leaves, rest),
         ]
-        self._parts = [(source, share) for source, share in parts if len(source) and share > 0]
+        self._parts = [(source, share) for source, share in parts if len(source) and share > 1e-9]
         total = sum(share for _, share in self._parts)
         self._shares = [share / total for _, share in self._parts]
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from training.clean import Split
-from training.dataset import MixedSource, held_back, load_split
+from training.dataset import MixedSource, clean_sources, held_back, load_split
+from training.details import with_details
 from training.fission import FissionSource, NoisyImage, load_noisy
 from training.pack import read_pack
 from training.pairs import PairSource, StabilisedPair, load_pairs
@@ -81,7 +82,8 @@ class Sources:
 
     def __init__(self, settings: TrainingSettings, material: Material, generator: torch.Generator) -> None:
         self._settings = settings
-        self._clean = MixedSource(settings, material.split, generator.device)
+        self._clean = MixedSource(settings, clean_sources(settings, material.split, generator.device))
+        self._generator = generator
         self._synthesis = NoiseSynthesis(settings.noise, generator)
         self._pairs = PairSource(material.pairs, generator.device)
         self._noisy = FissionSource(material.noisy, generator, t=settings.fission_t)
@@ -94,7 +96,9 @@ class Sources:
         simulated = settings.batch - pairs - noisy
         batches = []
         if simulated > 0:
-            batches.append(self._synthesis.batch(*self._clean.batch(simulated, settings.patch, rng)))
+            crops, own_noise = self._clean.batch(simulated, settings.patch, rng)
+            crops = with_details(crops, self._generator, share=settings.share_details)
+            batches.append(self._synthesis.batch(crops, own_noise))
         if pairs:
             batches.append(self._pairs.batch(pairs, settings.patch, rng))
         if noisy:

@@ -58,6 +58,18 @@ STANDARD = 0.7
 """The strength that images are delivered with unless a rule says else."""
 
 
+def _trained(training: Line) -> list[str]:
+    """Say how long the weights were trained, run by run: a run may start from the weights of another."""
+    runs = [*training.get("history", []), training]
+    lines = []
+    for number, run in enumerate(runs, start=1):
+        which = f"run {number}: " if len(runs) > 1 else ""
+        cpu = f", {run['cpu_s'] / 3600:.1f} hours of processor time" if run.get("cpu_s") else ""
+        minutes = f"{run['elapsed_s'] / 60:.0f} minutes by the clock{cpu}"
+        lines.append(f"- {which}trained {minutes}, {run['steps']} steps, {run['gigapixels']:.1f} gigapixels")
+    return lines
+
+
 def write_card(manifest: Line, report: Line) -> str:
     """Return the model card as Markdown.
 
@@ -78,8 +90,7 @@ def write_card(manifest: Line, report: Line) -> str:
         f"- architecture {manifest['architecture']}, width {manifest['width']}, {manifest['parameters'] / 1e6:.2f} M "
         f"parameters, stored as {manifest['precision']}",
         f"- SHA-256 `{manifest['sha256']}`",
-        f"- trained {training['elapsed_s'] / 60:.0f} minutes, {training['steps']} steps, "
-        f"{training['gigapixels']:.1f} gigapixels",
+        *_trained(training),
         f"- trained for {trained['quanta'][0]:g} to {trained['quanta'][1]:g} effective quanta per pixel at the median, "
         f"noise kernels of {trained['kernel_fwhm_px'][0]:g} to {trained['kernel_fwhm_px'][1]:g} px, "
         f"structure noise up to "

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from model.manifest import ARCHITECTURE, PUBLISHED
+from training.checkpoints import earlier_training, own_training
 
 DATA_STATEMENT = (
     "Clean targets: chest radiographs of Hannover Medical School (COVID-19 Image Repository, CC BY 3.0, Winther et al. "
@@ -56,9 +58,8 @@ def publish(checkpoint: Path, folder: Path, *, name: str, results: dict[str, Any
         "precision": "float16" if half else "float32",
         "trained_for": {key: noise[key] for key in ("quanta", "kernel_fwhm_px", "structure", "sigma_error")},
         "training": {
-            "steps": state["step"],
-            "gigapixels": round(state["pixels"] / 1e9, 3),
-            "elapsed_s": round(state["elapsed_s"]),
+            **asdict(own_training(state)),
+            "history": [asdict(run) for run in earlier_training(state)],
             "settings": {key: value for key, value in settings.items() if key not in FOLDERS},
         },
         "data": data_statement(settings),

@@ -94,7 +94,8 @@ class TrainingSettings:
 
     ``fine_tuning_rate`` is the learning rate of a run that starts from weights. ``loss``: ``l1-mse`` is L1 for the
     first ``l1_share`` of the budget and squared error after it. ``share_pairs`` and ``share_noisy``: parts of a batch
-    that are real pairs and split noisy images, where there are any; the rest is simulated. ``fission_t``: see
+    that are real pairs and split noisy images, where there are any; the rest is simulated. ``share_details``: part of
+    the simulated crops that get faint discs, bars and edges. ``fission_t``: see
     `training.fission`. ``share_teacher``: weight of a teacher's output in the target. ``bfloat16``: where the machine
     computes it natively.
     """
@@ -117,6 +118,7 @@ class TrainingSettings:
     validate_every_s: float = 300.0
     share_radiographs: float = 0.5
     share_phantoms: float = 0.3
+    share_details: float = 0.0
     phantoms: int = 60
     dead_leaves: int = 60
     share_pairs: float = 0.5

@@ -20,11 +20,14 @@ def power_law_field(shape: tuple[int, int], exponent: float, rng: np.random.Gene
     return np.asarray(image / max(float(image.std()), 1e-12), dtype=np.float32)
 
 
-def dead_leaves(shape: tuple[int, int], rng: np.random.Generator, *, additive: float = 0.5) -> FloatArray:
+def dead_leaves(
+    shape: tuple[int, int], rng: np.random.Generator, *, additive: float = 0.5, smallest_px: float = 1.0
+) -> FloatArray:
     """Return a dead-leaves image: discs, bars and polygons of all sizes, occluding or adding up.
 
-    Radii follow ``r**-3`` (scale invariance of natural scenes; Achddou, Gousseau and Ladjal 2021). X-ray
-    shadows add rather than occlude: a share ``additive`` of the leaves does so.
+    Radii follow ``r**-3`` (scale invariance of natural scenes; Achddou, Gousseau and Ladjal 2021) from ``smallest_px``
+    on: few large leaves make the large smooth areas of limbs and quality phantoms. X-ray shadows add rather than
+    occlude: a share ``additive`` of the leaves does so.
 
     Returns
     -------
@@ -34,11 +37,14 @@ def dead_leaves(shape: tuple[int, int], rng: np.random.Generator, *, additive: f
     image = np.full(shape, rng.uniform(0.3, 2.0), dtype=np.float32)
     largest = 0.4 * min(shape)
     sharp = rng.uniform(0.3, 2.5)
-    for _ in range(int(rng.uniform(0.5, 1.5) * rows * columns / 260)):
-        radius = _radius(1.0, largest, rng)
+    for _ in range(int(rng.uniform(0.5, 1.5) * rows * columns / (260 * smallest_px**2))):
+        radius = _radius(smallest_px, largest, rng)
         _leaf(image, radius, rng, additive=bool(rng.random() < additive), softness=sharp * rng.uniform(0.3, 1.5))
     if rng.random() < 0.6:
-        image += np.float32(rng.uniform(0.005, 0.06)) * power_law_field(shape, rng.uniform(1.0, 3.0), rng)
+        smoothest = 3.0 if smallest_px == 1.0 else 4.0
+        image += np.float32(rng.uniform(0.005, 0.06)) * power_law_field(
+            shape, rng.uniform(smoothest - 2, smoothest), rng
+        )
     image = ndimage.gaussian_filter(image, rng.uniform(0.3, 1.0))
     return np.asarray(np.clip(image, 0.0, 6.0), dtype=np.float32)
 

@@ -18,7 +18,14 @@ from torch import Tensor
 from model.errors import WeightsError
 from model.resnet_unet import ResnetUnet, channels_last
 from training.arguments import own_settings, parse_arguments
-from training.checkpoints import StartingWeights, load_checkpoint, save_atomically, starting_weights
+from training.checkpoints import (
+    StartingWeights,
+    Training,
+    earlier_training,
+    load_checkpoint,
+    save_atomically,
+    starting_weights,
+)
 from training.journal import Journal, forecast
 from training.material import Sources, describe, load_material
 from training.pack import PackError
@@ -71,7 +78,8 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
         self.generator = torch.Generator(device=self.device).manual_seed(settings.seed)
         self.rng = np.random.default_rng(settings.seed)
-        self.step, self.elapsed_s, self.pixels = 0, 0.0, 0
+        self.step, self.elapsed_s, self.cpu_s, self.pixels = 0, 0.0, 0.0, 0
+        self.history: tuple[Training, ...] = ()
         self.best, self.best_gain_db = float("inf"), float("nan")
         self.start_gain_db = float("nan")
         self.judged_by = ""
@@ -135,6 +143,8 @@ class Trainer:
             "rng": json.dumps(self.rng.bit_generator.state),
             "step": self.step,
             "elapsed_s": self.elapsed_s,
+            "cpu_s": self.cpu_s,
+            "history": json.dumps([asdict(run) for run in self.history]),
             "pixels": self.pixels,
             "best": self.best,
             "best_gain_db": self.best_gain_db,
@@ -155,6 +165,7 @@ class Trainer:
         self.rng.bit_generator.state = json.loads(state["rng"])
         self.step, self.elapsed_s = int(state["step"]), float(state["elapsed_s"])
         self.pixels, self.best = int(state["pixels"]), float(state["best"])
+        self.cpu_s, self.history = float(state.get("cpu_s", 0.0)), earlier_training(state)
         self.best_gain_db = float(state.get("best_gain_db", "nan"))
         self.start_gain_db = float(state.get("start_gain_db", "nan"))
         self.judged_by = str(state.get("judged_by", ""))
@@ -162,6 +173,7 @@ class Trainer:
     def warm_start(self, weights: StartingWeights) -> None:
         """Begin a new run from the weights of another (fine-tuning)."""
         self.network.load_state_dict(weights.tensors)
+        self.history = weights.history
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
 
 
@@ -182,6 +194,7 @@ def train(trainer: Trainer, sources: Sources, run: Run) -> None:
     until_s = min(run.budget_s, trainer.elapsed_s + run.stage_s)
     validate_every_s = min(settings.validate_every_s, run.budget_s / VALIDATIONS_AT_LEAST)
     began = last = shown = time.monotonic()
+    cpu_s = time.process_time() - trainer.cpu_s
     saved = validated = trainer.elapsed_s
     first_step, first_pixels, told = trainer.step, trainer.pixels, False
     loss = torch.tensor(float("nan"))
@@ -192,6 +205,7 @@ def train(trainer: Trainer, sources: Sources, run: Run) -> None:
             loss = trainer.train_step(sources.batch(trainer.rng))
             now = time.monotonic()
             trainer.elapsed_s += now - last
+            trainer.cpu_s = time.process_time() - cpu_s
             last = now
             if now - shown >= 1.0:  # reading the loss makes a GPU wait
                 shown = now

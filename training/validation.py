@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.resnet_unet import Z_SCALE
 from training.clean import Split
-from training.dataset import CropSource, made_by_code
+from training.dataset import VALIDATION_SEED, CropSource, phantoms_from
 from training.fission import FissionSource
 from training.material import Material
 from training.pairs import PairSource
@@ -47,7 +47,7 @@ def simulated_validation(
     generator = torch.Generator().manual_seed(12345)
     images = split.validation or split.training
     phantoms = settings.validation_phantoms if images else max(4, settings.validation_phantoms)
-    made, _ = made_by_code(replace(settings, seed=settings.seed, phantoms=phantoms, dead_leaves=0))
+    made = phantoms_from(VALIDATION_SEED, phantoms)
     sources = [CropSource(part, magnify=False) for part in (images, made) if part]
     batches = {}
     for low, high in VALIDATION_DOSES_QUANTA:

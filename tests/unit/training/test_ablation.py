@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from model.resnet_unet import ResnetUnet
-from training.ablation import VARIANTS, gmac_per_megapixel, main, rate
+from training.ablation import NETWORKS, VARIANTS, gmac_per_megapixel, main, rate
+from training.settings import NoiseRange, TrainingSettings
 from training.stock_networks import StockUnet, with_batch_norm
 
 
@@ -25,14 +27,14 @@ def test_the_stock_network_has_the_size_of_the_one_in_segmentation_libraries() -
 
 
 def test_networks_of_the_ablation_are_of_one_size() -> None:
-    sizes = {name: sum(p.numel() for p in make(32).parameters()) / 1e6 for name, make in VARIANTS.items()}
+    sizes = {name: sum(p.numel() for p in one.network(32).parameters()) / 1e6 for name, one in NETWORKS.items()}
     assert all(3.4 < size < 3.6 for size in sizes.values()), sizes
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", list(NETWORKS))
 def test_each_variant_learns_to_estimate_noise(variant: str) -> None:
     torch.manual_seed(0)
-    network = VARIANTS[variant](8).train()
+    network = NETWORKS[variant].network(8).train()
     z, sigma = noisy()
     smooth = torch.nn.functional.interpolate(torch.randn(2, 1, 4, 6), size=(64, 96), mode="bilinear")
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -98,3 +100,26 @@ def test_runs_are_reproducible_resumed_and_tabulated(tmp_path: Path, capsys: pyt
     table = (tmp_path / "first" / "table.md").read_text()
     mean = (first[0]["gain_db"] + first[1]["gain_db"]) / 2
     assert f"| ours | 2 | {mean:.2f} ± " in table
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
+    settings = TrainingSettings(share_radiographs=0.45, share_details=0.4, noise=NoiseRange(white_share=0.1))
+    changed = VARIANTS["white noise alone"].of(settings)
+    assert changed == replace(settings, noise=replace(settings.noise, white_share=1.0))
+    assert VARIANTS["phantoms alone"].of(settings) == replace(settings, share_radiographs=0.0, share_phantoms=1.0)
+    assert VARIANTS["ours"].of(settings) == settings
+
+
+def test_a_mixture_decides_what_is_learned_from_and_all_are_judged_by_the_same(tmp_path: Path) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text("width = 8\nphantoms = 2\ndead_leaves = 2\nvalidation_phantoms = 1\n")
+    budget = ["--config", str(config), "--data", str(tmp_path), "--steps", "4", "--batch", "2", "--patch", "32"]
+    mixtures = ["phantoms alone", "dead leaves alone", "faint details everywhere"]
+    variants = ["--variants", "phantoms alone", "dead leaves alone", "faint details everywhere"]
+    assert main([*budget, "--seeds", "1", *variants, "--output", str(tmp_path / "out")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [row["variant"] for row in rows] == mixtures
+    assert len({row["gain_db"] for row in rows}) == 3, "each learned from something else"
+    assert {tuple(row["gains_db"]) for row in rows} == {tuple(rows[0]["gains_db"])}
+    assert [step for step, _ in rows[0]["curve_db"]] == [1, 2, 4]
+    assert rows[0]["curve_db"][-1][1] == rows[0]["gain_db"]

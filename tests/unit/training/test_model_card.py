@@ -41,6 +41,16 @@ def test_the_card_gives_figures_with_intervals_and_verdicts(tmp_path: Path) -> N
     assert "6.31" in card
 
 
+def test_the_card_tells_each_run_that_made_the_weights(tmp_path: Path) -> None:
+    first = {"steps": 100, "gigapixels": 1.5, "elapsed_s": 3600, "cpu_s": None}
+    last = {"steps": 200, "gigapixels": 2.5, "elapsed_s": 7200, "cpu_s": 12600}
+    card = write_card({**MANIFEST, "training": {**last, "history": [first]}}, report_of(tmp_path))
+    assert "- run 1: trained 60 minutes by the clock, 100 steps, 1.5 gigapixels" in card
+    assert "- run 2: trained 120 minutes by the clock, 3.5 hours of processor time, 200 steps, 2.5 gigapixels" in card
+    alone = write_card({**MANIFEST, "training": {**first, "history": []}}, report_of(tmp_path))
+    assert "- trained 60 minutes by the clock, 100 steps, 1.5 gigapixels" in alone
+
+
 def test_the_card_stays_short(tmp_path: Path) -> None:
     report = report_of(tmp_path)
     some = [line for line in report["summary"] if line["source"] == "hip"]

@@ -47,6 +47,16 @@ def test_power_law_field_has_its_exponent() -> None:
     assert np.log10(low / high) == pytest.approx(2.5, abs=0.15)
 
 
+def test_large_leaves_leave_large_smooth_areas() -> None:
+    def flat_share(smallest_px: float) -> float:
+        image = dead_leaves((256, 256), np.random.default_rng(3), smallest_px=smallest_px)
+        steps = np.hypot(*np.gradient(image))
+        return float((steps < 0.02).mean())
+
+    assert flat_share(8.0) > flat_share(1.0) + 0.1
+    assert flat_share(8.0) > 0.85
+
+
 def test_dead_leaves_are_attenuation_and_repeat_by_seed() -> None:
     first, second = (dead_leaves((150, 150), np.random.default_rng(4)) for _ in range(2))
     np.testing.assert_array_equal(first, second)

@@ -14,10 +14,10 @@ import torch
 from model.denoiser import Denoiser
 from model.noise import NoiseLaw, Stabiliser
 from tests.support.radiographs import radiograph
-from training.checkpoints import save_atomically, starting_weights
+from training.checkpoints import Training, save_atomically, starting_weights
 from training.clean import CleanImage, Split
 from training.crops import Planes
-from training.dataset import CropSource, split_by_patient
+from training.dataset import VALIDATION_SEED, CropSource, made_by_code, phantoms_from, split_by_patient
 from training.images import clean_images, reduce, residual_noise
 from training.journal import forecast
 from training.lowdose import Detector, expose
@@ -170,6 +170,26 @@ def test_a_checkpoint_and_published_weights_are_starting_weights(tmp_path: Path)
     for name, tensor in trainer.network.state_dict().items():
         assert torch.equal(tensor, start.average[name])
     assert starting_weights("lite").width == 32
+
+
+def test_weights_carry_the_history_of_every_run_that_made_them(tmp_path: Path) -> None:
+    first = Trainer(SMALL, device="cpu", budget_s=1e6)
+    run(first, 3)
+    first.elapsed_s, first.cpu_s = 60.0, 90.0
+    save_atomically(first.state(), tmp_path / "first.pth")
+    second = Trainer(SMALL, device="cpu", budget_s=1e6)
+    second.warm_start(starting_weights(str(tmp_path / "first.pth")))
+    run(second, 2)
+    save_atomically(second.state(), tmp_path / "second.pth")
+    again = Trainer(SMALL, device="cpu", budget_s=1e6)
+    again.restore(torch.load(tmp_path / "second.pth", weights_only=True))
+    expected = Training(steps=3, gigapixels=round(first.pixels / 1e9, 3), elapsed_s=60.0, cpu_s=90.0)
+    assert again.history == (expected,)
+    # Published and started from once more: both runs are there, the earlier one first.
+    publish(tmp_path / "second.pth", tmp_path, name="mine", results={}, half=True)
+    history = starting_weights(str(tmp_path / "mine.json")).history
+    assert [one.steps for one in history] == [3, 2]
+    assert history[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -406,6 +426,22 @@ def test_reduction_goes_on_until_an_image_is_clean(tmp_path: Path) -> None:
     folder = ImageFolder(name="own", folder="own", reduce=0, max_noise=1.0)
     sizes = {image.patient: image.attenuation.shape[0] for image in clean_images(tmp_path, folder)}
     assert sizes == {"own:clean": 550, "own:noisy": 275}
+
+
+def test_phantoms_of_validation_are_none_that_were_learned_from() -> None:
+    settings = replace(SMALL, phantoms=8, validation_phantoms=4)
+    learned, _ = made_by_code(settings, size=64)
+    held = phantoms_from(VALIDATION_SEED, 4, size=64)
+    assert not any(np.array_equal(a.attenuation, b.attenuation) for a in learned for b in held)
+
+
+def test_details_are_laid_over_simulated_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(
+        "training.material.with_details", lambda crops, generator, *, share: asked.append(share) or crops
+    )
+    run(Trainer(replace(SMALL, share_details=0.4), device="cpu", budget_s=1e6), 1)
+    assert asked == [0.4]
 
 
 def test_validation_is_the_same_each_time_and_tells_exposures_apart() -> None:
