@@ -16,7 +16,8 @@ from dicom_node.association_policy import ReceiverLoad, host_names, judge_associ
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
-from dicom_node.upper_layer import AssociationRequest, Rejection
+from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
+from dicom_node.upper_layer import AssociationRequest
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Admission:
                     self._associations -= 1
                 if not isinstance(error, LedgerUnavailable):
                     raise
-                rejection = Rejection(result=2, source=3, reason=1, explanation=str(error))
+                rejection = LEDGER_UNAVAILABLE.reject(str(error))
         self._note(request, rejection)
         return rejection
 

@@ -9,12 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom.uid import UID
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from config.settings import SourceSettings
-from dicom_node.upper_layer import VERIFICATION, AssociationRequest, ProposedContext, Rejection
+from dicom_node.rejections import (
+    APPLICATION_CONTEXT,
+    CALLED_AE_TITLE,
+    CALLING_AE_TITLE,
+    LOW_SPACE,
+    SHUTTING_DOWN,
+    TOO_MANY_ASSOCIATIONS,
+    Rejection,
+)
+from dicom_node.upper_layer import VERIFICATION, AssociationRequest, ProposedContext
 
 APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
 
@@ -37,6 +46,9 @@ TRANSFER_SYNTAXES: Final[Mapping[str, str]] = {
     "1.2.840.10008.1.2.4.203": "High-Throughput JPEG 2000",
 }
 """What the receiver accepts data sets in."""
+
+NOT_STORED: Final = frozenset((MediaStorageDirectoryStorage, UID("1.2.840.10008.1.20.2")))
+"""SOP classes that only sound like storage: a DICOMDIR (PS3.3 F), and Storage Commitment Pull Model, retired."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,24 +89,21 @@ def judge_association(
     PS3.8 9.3.4.
     """
     if request.application_context_name != APPLICATION_CONTEXT_NAME:
-        return Rejection(result=1, source=1, reason=2, explanation="application context name not supported")
+        return APPLICATION_CONTEXT.reject("application context name not supported")
     if request.called_ae_title != ae_title:
-        return Rejection(
-            result=1,
-            source=1,
-            reason=7,
-            explanation=f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}",
+        return CALLED_AE_TITLE.reject(
+            f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
     if find_source(request, sources, addresses) is None:
-        return Rejection(result=1, source=1, reason=3, explanation=_explain_stranger(request, sources))
+        return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
     if load.is_stopping:
-        return Rejection(result=2, source=3, reason=1, explanation="the receiver is shutting down")
+        return SHUTTING_DOWN.reject("the receiver is shutting down")
     if load.free_bytes < load.min_free_bytes:
-        explanation = f"{load.free_bytes >> 20} MB free, receiver.min_free_mb is {load.min_free_bytes >> 20}"
-        return Rejection(result=2, source=3, reason=1, explanation=explanation)
+        return LOW_SPACE.reject(f"{load.free_bytes >> 20} MB free, receiver.min_free_mb is {load.min_free_bytes >> 20}")
     if load.associations >= load.max_associations:
-        explanation = f"{load.associations} associations are open, receiver.max_associations is {load.max_associations}"
-        return Rejection(result=2, source=3, reason=2, explanation=explanation)
+        return TOO_MANY_ASSOCIATIONS.reject(
+            f"{load.associations} associations are open, receiver.max_associations is {load.max_associations}"
+        )
     return None
 
 
@@ -140,7 +149,7 @@ def is_accepted_abstract_syntax(uid: str) -> bool:
     if uid == VERIFICATION:
         return True
     known = UID(uid)
-    if known.type not in ("", "SOP Class"):
+    if known.type not in ("", "SOP Class") or known in NOT_STORED:
         return False
     service = uid_to_service_class(uid)
     if service is not ServiceClass:

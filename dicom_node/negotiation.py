@@ -28,6 +28,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicom_node.errors import NodeError
+from dicom_node.rejections import PROTOCOL_VERSION
 
 log = logging.getLogger(__name__)
 
@@ -73,16 +74,6 @@ class AssociationRequest:
     port: int
     application_context_name: str
     contexts: tuple[ProposedContext, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """A-ASSOCIATE-RJ: result, source and reason (PS3.8 9.3.4), and why in words for our side."""
-
-    result: int
-    source: int
-    reason: int
-    explanation: str
 
 
 class SynchronousProvider(DULServiceProvider):
@@ -146,7 +137,8 @@ class SynchronousProvider(DULServiceProvider):
             log.warning("A PDU of the negotiation can't be decoded", extra={"error": repr(error)})
             return self._invalid(6)
         if pdu_class is A_ASSOCIATE_RQ and not pdu.protocol_version & 1:
-            self.assoc.acse.send_reject(1, 2, 2)
+            cause = PROTOCOL_VERSION
+            self.assoc.acse.send_reject(cause.result, cause.source, cause.reason)
         return cast("A_ASSOCIATE | A_ABORT | A_P_ABORT", primitive)
 
     @property

@@ -16,8 +16,9 @@ from dicom_node.association_policy import choose_transfer_syntax
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
-from dicom_node.upper_layer import AssociationRequest, NegotiationFailed, Rejection, accept_association
+from dicom_node.upper_layer import AssociationRequest, NegotiationFailed, accept_association
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from dicom_node.command_set import CommandField, CommandSet, build_response
@@ -25,21 +25,10 @@ from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
 from dicom_node.upper_layer import VERIFICATION, AcceptedAssociation, AcceptedContext
 
 log = logging.getLogger(__name__)
-
-SUCCESS: Final = 0x0000
-PROCESSING_FAILURE: Final = 0x0110
-UNRECOGNIZED_OPERATION: Final = 0x0211
-
-STATUS_BY_ERROR: Final[Mapping[type[Exception], int]] = {
-    OutOfResources: OutOfResources.status,
-    LedgerUnavailable: OutOfResources.status,
-    DatasetMismatch: DatasetMismatch.status,
-    UnparsableDataset: UnparsableDataset.status,
-}
-"""C-STORE status for each error of receiving (PS3.4 B.2.3); everything else is PROCESSING_FAILURE (PS3.7 Annex C)."""
 
 _HEADER_BYTES: Final = 32_768
 """What is looked at first for the header; only where that is too short the whole file is mapped."""
@@ -51,15 +40,6 @@ class AssociationOutcome(enum.StrEnum):
     RELEASED = "released"
     ABORTED = "aborted"
     LOST = "lost"
-
-
-def status_for(error: Exception) -> tuple[int, str]:
-    """Return C-STORE status and Error Comment for what kept an object from being stored."""
-    for kind, status in STATUS_BY_ERROR.items():
-        if isinstance(error, kind):
-            return status, str(error)
-    # Of something unforeseen the peer learns no more than that: its message may hold paths or values.
-    return PROCESSING_FAILURE, "processing failure"
 
 
 class StorageScp:

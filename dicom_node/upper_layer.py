@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Final, Self, cast
 
 from pydicom.uid import UID
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -46,10 +46,10 @@ from dicom_node.negotiation import (
     NegotiatedAssociation,
     NegotiationFailed,
     ProposedContext,
-    Rejection,
     application_entity,
     build_context,
 )
+from dicom_node.rejections import Rejection
 
 __all__ = [
     "VERIFICATION",
@@ -58,7 +58,6 @@ __all__ = [
     "AssociationRequest",
     "NegotiationFailed",
     "ProposedContext",
-    "Rejection",
     "RequestedAssociation",
     "StoreResponse",
     "accept_association",
@@ -66,6 +65,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+RESPONSE_PDU_BYTES: Final = 16_384
+"""Largest PDU that we announce as requestor: what comes back is responses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,7 @@ def open_association(
     called_ae_title: str,
     calling_ae_title: str,
     contexts: Sequence[ProposedContext],
-    max_pdu_bytes: int = 16_384,
+    max_pdu_bytes: int = RESPONSE_PDU_BYTES,
     connect_timeout_s: float = 10.0,
     acse_timeout_s: float = 30.0,
     dimse_timeout_s: float = 60.0,

@@ -134,6 +134,8 @@ def test_every_storage_class_and_unknown_and_private_ones_are_accepted() -> None
     "keyword",
     [
         "StorageCommitmentPushModel",
+        "StorageCommitmentPullModel",
+        "MediaStorageDirectoryStorage",
         "PatientRootQueryRetrieveInformationModelFind",
         "ModalityWorklistInformationFind",
         "ModalityPerformedProcedureStep",
@@ -147,6 +149,8 @@ def test_other_services_are_refused(keyword: str) -> None:
         getattr(sop_class, keyword, None)
         or {
             "BasicGrayscalePrintManagementMeta": "1.2.840.10008.5.1.1.9",
+            "StorageCommitmentPullModel": "1.2.840.10008.1.20.2",
+            "MediaStorageDirectoryStorage": "1.2.840.10008.1.3.10",
         }[keyword]
     )
     assert not is_accepted_abstract_syntax(str(uid))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicom_node.errors import LedgerUnavailable, OutOfResources, ReceiveError
-from dicom_node.storage_scp import STATUS_BY_ERROR, status_for
+from dicom_node.receive_statuses import STATUS_BY_ERROR, status_for
 
 
 def subclasses(kind: type[Exception]) -> set[type[Exception]]:
