@@ -21,7 +21,7 @@ from dicom_node.upper_layer import AssociationRequest
 
 log = logging.getLogger(__name__)
 
-_HOST_NAMES_FOR_S: Final = 60.0
+HOST_NAMES_FOR_S: Final = 60.0
 _FIRST_DELAY_S: Final = 0.25
 _LONGEST_DELAY_S: Final = 30.0
 
@@ -129,11 +129,11 @@ class Admission:
             log.error("A rejection could not be recorded", extra={"error": str(error)})
 
     def _resolve(self) -> dict[str, frozenset[str]]:
-        """Resolve the host names of the sources, anew once a minute: addresses of modalities change."""
+        """Resolve the host names of the sources, anew after `HOST_NAMES_FOR_S`: addresses of modalities change."""
         now = time.monotonic()
         if now >= self._addresses_until:
             self._addresses = {name: _addresses_of(name) for name in self._names}
-            self._addresses_until = now + _HOST_NAMES_FOR_S
+            self._addresses_until = now + HOST_NAMES_FOR_S
         return self._addresses
 
 

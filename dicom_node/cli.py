@@ -24,6 +24,7 @@ from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
 from dicom_node import __version__, diagnosis, reports, sending
 from dicom_node import app as application
+from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.part10 import open_part10
@@ -301,6 +302,25 @@ def _read_header(file: Path) -> Dataset:
         raise OperationRefused(f"{file} can't be read ({error.strerror}); name a DICOM file") from error
     except NodeError as error:
         raise OperationRefused(f"{file}: {error}; name a DICOM file") from error
+
+
+@commands.command()
+def conformance(
+    config: ConfigFile,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write to, instead of standard output.", metavar="FILE")
+    ] = None,
+) -> int:
+    """Write the DICOM Conformance Statement of a node with these settings, as Markdown."""
+    statement = render_statement(load_settings(config))
+    if output is None:
+        print(statement, end="")
+        return EXIT_OK
+    try:
+        output.write_text(statement, encoding="utf-8")
+    except OSError as error:
+        raise OperationRefused(f"{output} can't be written ({error.strerror}); name another file") from error
+    return EXIT_OK
 
 
 @commands.command()

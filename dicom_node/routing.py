@@ -80,7 +80,7 @@ def _try(key: str, condition: Condition, header: Dataset, sender: SenderFacts) -
     values = _values(key, header, sender)
     return ConditionResult(
         key=key,
-        condition=_in_words(condition),
+        condition=condition_in_words(condition),
         value="\\".join(values) if values else "(absent)",
         holds=any(_satisfies(value, condition) for value in values),
     )
@@ -116,7 +116,8 @@ def _satisfies(value: str, condition: Condition) -> bool:
     return any(re.fullmatch(pattern, value.strip()) is not None for pattern in patterns)
 
 
-def _in_words(condition: Condition) -> str:
+def condition_in_words(condition: Condition) -> str:
+    """Return what a condition asks of a value, for people."""
     if isinstance(condition, Range):
         bounds = [
             f"{word} {bound:g}" for word, bound in (("from", condition.min), ("to", condition.max)) if bound is not None

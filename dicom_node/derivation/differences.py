@@ -59,10 +59,12 @@ ALLOWED_DIFFERENCES: Final = (
     _allow("InstanceCreatorUID", Change.REMOVED, "it names the device that created the source"),
     _allow("ContentDate", _SET, "time of processing"),
     _allow("ContentTime", _SET, "time of processing"),
-    _allow("ImageType", _SET, "DERIVED, and our term after the standard's values"),
-    _allow("DerivationDescription", _SET, "what was done"),
+    _allow("ImageType", _SET, "DERIVED as value 1, DENOISED after the values that the standard defines"),
+    _allow(
+        "DerivationDescription", _SET, "what was done: product and version, model, strength, noise before and after"
+    ),
     _allow("DerivationCodeSequence", _SET, "what was done, coded"),
-    _allow("CodingSchemeIdentificationSequence", _SET, "explains our coding scheme"),
+    _allow("CodingSchemeIdentificationSequence", _SET, "explains the private coding scheme, where its code is used"),
     _allow("SourceImageSequence", _SET, "what it was derived from"),
     _allow("ContributingEquipmentSequence", _SET, "the equipment that is not in General Equipment"),
     _allow("Manufacturer", _SET, "equipment = standard: the node is the equipment"),
