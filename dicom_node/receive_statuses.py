@@ -40,7 +40,7 @@ STORE_ANSWERS: Final = (
         status=SUCCESS,
         meaning="Success",
         cases=(
-            "The object is durable: its file and folder are synced to the disk, and the ledger has committed its row.",
+            "The object is durable: its file and folder are synced to the disk, its row is committed to the ledger.",
             "The node has the same SOP instance with the same bytes already: nothing is stored twice.",
             "The node has the same SOP instance with other content: both are kept, nothing is overwritten.",
         ),

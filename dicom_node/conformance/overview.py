@@ -12,7 +12,12 @@ from config.settings import Settings
 from dicom_node.association_policy import is_accepted_abstract_syntax
 from dicom_node.conformance.markdown import Section, bullets, code, codes, paragraph, see, table
 from dicom_node.conformance.sop_classes import EnhancedClass, enhanced_classes, name_of, storage_classes
-from dicom_node.conformance.transfer_syntaxes import SyntaxSupport, syntax_name, syntax_supports
+from dicom_node.conformance.transfer_syntaxes import (
+    SyntaxSupport,
+    reads_jpeg_of_12_bits,
+    syntax_name,
+    syntax_supports,
+)
 from dicom_node.derivation.terms import PRODUCT
 from dicom_node.negotiation import VERIFICATION
 
@@ -144,6 +149,7 @@ def _content_and_transfer(settings: Settings) -> Section:
                 ("Transfer syntax", "UID", "Received", "Sent as it is", "Sent uncompressed", "Enhanced", "Derived as"),
                 map(_syntax_row, syntax_supports()),
             ),
+            bullets(_limits()),
             paragraph(
                 '"Sent uncompressed" is what happens to pixel data where a destination refuses the transfer syntax; '
                 '"Derived as" is the transfer syntax of the enhanced image '
@@ -151,6 +157,18 @@ def _content_and_transfer(settings: Settings) -> Section:
             ),
         ),
     )
+
+
+def _limits() -> Iterator[str]:
+    yield (
+        "Images with several samples per pixel, or of more than 16 bits allocated, are passed through. Whether a codec "
+        "reads an image is found out image by image; one that none reads is passed through."
+    )
+    if not reads_jpeg_of_12_bits():
+        yield (
+            "JPEG Extended of 12 bits is passed through, and can't be sent uncompressed: the codecs read no more than 8 bits "
+            "in this transfer syntax."
+        )
 
 
 def _enhanced_row(entry: EnhancedClass) -> tuple[str, ...]:

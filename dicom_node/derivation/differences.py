@@ -45,7 +45,7 @@ def _allow(keyword: str, change: Change, why: str) -> AllowedDifference:
 
 
 _SET = Change.ADDED | Change.CHANGED
-_ANY = Change.ADDED | Change.CHANGED | Change.REMOVED
+_RECOMPUTED = Change.CHANGED | Change.REMOVED
 
 ALLOWED_DIFFERENCES: Final = (
     _allow("SOPInstanceUID", Change.CHANGED, "a derived image is a new SOP instance"),
@@ -77,13 +77,12 @@ ALLOWED_DIFFERENCES: Final = (
     _allow("DateOfLastCalibration", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
     _allow("TimeOfLastCalibration", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
     _allow("PixelData", Change.CHANGED, "denoised"),
-    _allow("SmallestImagePixelValue", _ANY, "recomputed if present"),
-    _allow("LargestImagePixelValue", _ANY, "recomputed if present"),
+    _allow("SmallestImagePixelValue", _RECOMPUTED, "recomputed if present; removed where all is padding"),
+    _allow("LargestImagePixelValue", _RECOMPUTED, "recomputed if present; removed where all is padding"),
     _allow("SmallestPixelValueInSeries", Change.REMOVED, "of another series"),
     _allow("LargestPixelValueInSeries", Change.REMOVED, "of another series"),
     _allow("LossyImageCompression", _SET, "01 where the source's own encoding is lossy and it does not say so"),
-    _allow("LossyImageCompressionRatio", _SET, "with Lossy Image Compression, only where missing"),
-    _allow("LossyImageCompressionMethod", _SET, "with Lossy Image Compression, only where missing"),
+    _allow("LossyImageCompressionMethod", Change.ADDED, "with Lossy Image Compression, only where missing"),
     _allow("IconImageSequence", Change.REMOVED, "shows the source"),
     _allow("DigitalSignaturesSequence", Change.REMOVED, "signs the source"),
     _allow("MACParametersSequence", Change.REMOVED, "belongs to the signatures"),

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from config.loading import load_settings
 from dicom_node import cli, state
 from dicom_node.app import only_one
+from dicom_node.conformance import render_statement
 from tests.support.objects import cr_dataset, save
 from tests.support.peers import MockScp, closed_port
 
@@ -165,6 +167,32 @@ def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> Non
     refused = run("queue", "retry", 7, "-c", settings)
     assert refused.returncode == state.EXIT_USAGE
     assert "queue list" in refused.stderr
+
+
+def test_conformance_writes_the_statement_of_the_settings(settings: Path, tmp_path: Path) -> None:
+    settings.write_text(settings.read_text().replace('# ae_title = "LOWDOSE"', 'ae_title = "NIGHTSHIFT"'))
+    printed = run("conformance", "-c", settings)
+    assert printed.returncode == state.EXIT_OK
+    assert printed.stdout == render_statement(load_settings(settings))
+    assert "AE title `NIGHTSHIFT`" in printed.stdout
+    file = tmp_path / "statement.md"
+    written = run("conformance", "-c", settings, "--output", file)
+    assert (written.returncode, written.stdout) == (state.EXIT_OK, "")
+    assert file.read_text() == printed.stdout
+
+
+def test_conformance_names_every_fault_of_the_settings_and_a_file_that_can_not_be_written(
+    settings: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text('[node]\nport = 0\nae_title = "far too long a title"\n')
+    found = run("conformance", "-c", broken)
+    assert (found.returncode, found.stdout) == (state.EXIT_USAGE, "")
+    assert "node.port = 0" in found.stderr
+    assert "node.ae_title = 'far too long a title'" in found.stderr
+    refused = run("conformance", "-c", settings, "--output", tmp_path / "nowhere" / "statement.md")
+    assert refused.returncode == state.EXIT_USAGE
+    assert "can't be written (No such file or directory); name another file" in refused.stderr
 
 
 def test_a_second_receiver_on_the_same_data_folder_is_refused(settings: Path) -> None:

@@ -1,0 +1,371 @@
+"""What the conformance statement says of objects, against objects that are derived and transcoded."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from config.settings import DerivationSettings, Settings
+from dicom_node.conformance import render_statement
+from dicom_node.derivation import find_differences, is_enhanceable
+from dicom_node.derivation.differences import Change
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.part10 import open_part10
+from dicom_node.pixels import iter_frames, read_spec
+from dicom_node.transcoding import to_uncompressed
+from tests.support.derived import context, derive_file
+from tests.support.objects import cr_dataset, dx_dataset, new_uid, save, set_transfer_syntax, xa_dataset
+from tests.support.peers import find_program
+from tests.support.statement import Row, plain, tables
+
+FOUND = tables(render_statement(Settings()))
+SYNTAXES = {row["Transfer syntax"]: UID(plain(row["UID"])) for row in FOUND["Transfer syntaxes"]}
+NAMES = {uid: name for name, uid in SYNTAXES.items()}
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def image() -> Dataset:
+    """Return a radiograph of 8 bits, which every transfer syntax can hold."""
+    rows, columns = np.mgrid[0:40, 0:48]
+    return cr_dataset((60 + 2 * rows + columns).astype(np.uint8), bits_stored=8)
+
+
+# ---------------------------------------------------------------------- transfer syntaxes
+
+
+def _by_pydicom(folder: Path, syntax: UID) -> Path:
+    return save(set_transfer_syntax(image(), syntax), folder / "source.dcm")
+
+
+def _by_dcmtk(*program: str) -> Callable[[Path, UID], Path]:
+    def convert(folder: Path, syntax: UID) -> Path:
+        found = find_program(program[0])
+        if found is None:
+            pytest.skip(f"{program[0]} is not installed (Debian package dcmtk)")
+        native, target = save(image(), folder / "native.dcm"), folder / "source.dcm"
+        subprocess.run([found, *program[1:], str(native), str(target)], check=True, capture_output=True)
+        # What a compressor adds (lossy ratio, new UID for a lossy image) is no matter here.
+        return target
+
+    return convert
+
+
+def _by_pydicom_with_loss(folder: Path, syntax: UID) -> Path:
+    ds = image()
+    ds.compress(syntax, encoding_plugin="pylibjpeg", j2k_cr=[2], generate_instance_uid=False)
+    return save(ds, folder / "source.dcm")
+
+
+def _by_imagecodecs(folder: Path, syntax: UID) -> Path:
+    imagecodecs = pytest.importorskip("imagecodecs", reason="imagecodecs, which encodes HTJ2K, is not installed")
+    ds = image()
+    frame = imagecodecs.htj2k_encode(ds.pixel_array, reversible=syntax != HTJ2K)
+    ds.PixelData = encapsulate([frame])
+    ds["PixelData"].is_undefined_length = True
+    ds["PixelData"].VR = "OB"
+    ds.file_meta.TransferSyntaxUID = syntax
+    return save(ds, folder / "source.dcm")
+
+
+MAKERS: dict[UID, Callable[[Path, UID], Path]] = {
+    ImplicitVRLittleEndian: _by_pydicom,
+    ExplicitVRLittleEndian: _by_pydicom,
+    DeflatedExplicitVRLittleEndian: _by_pydicom,
+    ExplicitVRBigEndian: _by_pydicom,
+    RLELossless: _by_pydicom,
+    JPEGBaseline8Bit: _by_dcmtk("dcmcjpeg", "+eb", "+un"),
+    JPEGExtended12Bit: _by_dcmtk("dcmcjpeg", "+ee", "+un"),
+    JPEGLossless: _by_dcmtk("dcmcjpeg", "+el"),
+    JPEGLosslessSV1: _by_dcmtk("dcmcjpeg", "+e1"),
+    JPEGLSLossless: _by_pydicom,
+    JPEGLSNearLossless: _by_dcmtk("dcmcjpls", "+en", "+un"),
+    JPEG2000Lossless: _by_pydicom,
+    JPEG2000: _by_pydicom_with_loss,
+    HTJ2KLossless: _by_imagecodecs,
+    HTJ2KLosslessRPCL: _by_imagecodecs,
+    HTJ2K: _by_imagecodecs,
+}
+DERIVED_AS = {row["Source"]: row["Derived object"] for row in FOUND["Transfer syntax of a derived object"]}
+TRANSCODED = {
+    row["Transfer syntax of the object"]: row
+    for row in FOUND["Transcoding for a destination that refuses the transfer syntax of an object"]
+}
+
+
+def test_every_listed_transfer_syntax_can_be_made_here() -> None:
+    assert set(MAKERS) == set(SYNTAXES.values())
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_derived_objects_are_in_the_listed_transfer_syntax(tmp_path: Path, name: str) -> None:
+    source = MAKERS[SYNTAXES[name]](tmp_path, SYNTAXES[name])
+    assert dcmread(source, stop_before_pixels=True).file_meta.TransferSyntaxUID == SYNTAXES[name]
+    derived = dcmread(derive_file(source, tmp_path / "derived.dcm", context()), stop_before_pixels=True)
+    assert NAMES[derived.file_meta.TransferSyntaxUID] == DERIVED_AS[name]
+    (row,) = (row for row in FOUND["Transfer syntaxes"] if row["Transfer syntax"] == name)
+    assert (row["Enhanced"], row["Derived as"]) == ("yes", DERIVED_AS[name])
+
+
+@pytest.mark.parametrize("target", ["Explicit VR Little Endian", "Implicit VR Little Endian"])
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_objects_are_transcoded_where_the_statement_says_so(tmp_path: Path, name: str, target: str) -> None:
+    cell = TRANSCODED[name][f"To {target}"]
+    assert cell == ("as it is" if name == target else "SUPPORTED")
+    source = MAKERS[SYNTAXES[name]](tmp_path, SYNTAXES[name])
+    with open_part10(source) as part10:
+        expected = [frame.values for frame in iter_frames(part10, read_spec(part10.header))]
+    with to_uncompressed(source, SYNTAXES[target]) as path:
+        sent = dcmread(path, force=True)
+    sent.file_meta.TransferSyntaxUID = SYNTAXES[target]
+    assert sent.SOPInstanceUID == dcmread(source, stop_before_pixels=True).SOPInstanceUID
+    assert np.array_equal(sent.pixel_array, expected[0])
+
+
+def test_jpeg_extended_of_12_bits_is_passed_through_if_the_statement_says_so(tmp_path: Path) -> None:
+    program = find_program("dcmcjpeg")
+    if program is None:
+        pytest.skip("dcmcjpeg is not installed (Debian package dcmtk)")
+    native = save(cr_dataset(np.full((16, 16), 4000, np.uint16)), tmp_path / "native.dcm")
+    source = tmp_path / "source.dcm"
+    subprocess.run([program, "+ee", "+un", str(native), str(source)], check=True, capture_output=True)
+    with open_part10(source) as part10:
+        spec = read_spec(part10.header)
+        assert (spec.transfer_syntax_uid, spec.bits_stored) == (JPEGExtended12Bit, 12)
+        try:
+            is_read = len(list(iter_frames(part10, spec))) == 1
+        except UnsupportedPixels:
+            is_read = False
+    assert is_read is ("JPEG Extended of 12 bits is passed through" not in render_statement(Settings()))
+
+
+# ---------------------------------------------------------------------- SOP classes
+
+
+@pytest.mark.parametrize("row", FOUND["SOP classes that can be enhanced"], ids=lambda row: row["SOP class"])
+def test_listed_classes_are_enhanced_when_their_setting_names_them(row: Row) -> None:
+    ds = image()
+    ds.SOPClassUID = plain(row["UID"])
+    assert is_enhanceable(ds, [plain(row["In `sop_classes`"])]).enhance
+    assert is_enhanceable(ds).enhance is (row["Default"] == "yes")
+
+
+def test_no_other_storage_class_is_enhanced_by_default() -> None:
+    listed = {plain(row["UID"]) for row in FOUND["SOP classes that can be enhanced"]}
+    others = {plain(row["UID"]) for row in FOUND["Storage SOP classes that DICOM defines"]} - listed
+    assert len(others) > 150
+    ds = image()
+    for uid in others:
+        ds.SOPClassUID = uid
+        assert not is_enhanceable(ds, ("CR", "DX", "MG", "IO", "XA", "RF", "CT")).enhance, uid
+
+
+# ---------------------------------------------------------------------- attributes
+
+RULES = {plain(row["Tag"]): row for row in FOUND["Attributes in which a derived object may differ from its source"]}
+WORDS = {Change.ADDED: "added", Change.CHANGED: "changed", Change.REMOVED: "removed"}
+
+
+def _rich(source: Dataset) -> Dataset:
+    """Give a source everything that a derived object does not take over."""
+    source.InstanceCreatorUID = source.DeviceUID = new_uid()
+    source.InstanceCreationDate, source.InstanceCreationTime = "20260101", "120000"
+    source.DerivationDescription = "cropped"
+    source.DateOfLastCalibration, source.TimeOfLastCalibration = "20260101", "120000"
+    source.SmallestImagePixelValue, source.LargestImagePixelValue = 7, 200
+    source.SmallestPixelValueInSeries, source.LargestPixelValueInSeries = 0, 255
+    source.SOPInstanceStatus, source.SOPAuthorizationDateTime = "AO", "20260101120000"
+    source.SOPAuthorizationComment, source.AuthorizationEquipmentCertificationNumber = "signed", "1"
+    for keyword in (
+        "CodingSchemeIdentificationSequence",
+        "ContributingEquipmentSequence",
+        "DerivationCodeSequence",
+        "DigitalSignaturesSequence",
+        "IconImageSequence",
+        "MACParametersSequence",
+        "SourceImageSequence",
+        "UDISequence",
+    ):
+        setattr(source, keyword, Sequence([Dataset()]))
+    return source
+
+
+def _poor(source: Dataset) -> Dataset:
+    """Take from a source everything that it need not have."""
+    for keyword in (
+        "ContentDate",
+        "ContentTime",
+        "ImageType",
+        "LossyImageCompression",
+        "Manufacturer",
+        "ManufacturerModelName",
+        "SeriesDate",
+        "SeriesDescription",
+        "SeriesTime",
+        "SoftwareVersions",
+        "StationName",
+    ):
+        source.pop(keyword, None)
+    return source
+
+
+def _padded() -> Dataset:
+    """Return an image that is padding all over, so that it has no smallest value."""
+    source = cr_dataset(np.zeros((16, 16), np.uint16), PixelPaddingValue=0)
+    source.SmallestImagePixelValue = source.LargestImagePixelValue = 0
+    return source
+
+
+def _with_offset_tables() -> Dataset:
+    source = set_transfer_syntax(image(), RLELossless)
+    frame = get_frame(source.PixelData, 0, number_of_frames=1)
+    source.PixelData, source.ExtendedOffsetTable, source.ExtendedOffsetTableLengths = encapsulate_extended([frame])
+    source["PixelData"].is_undefined_length = True
+    return source
+
+
+def _as_jpeg(folder: Path, source: Dataset, lossy: str | None) -> Path:
+    """Return `source` in a lossy transfer syntax, with this of Lossy Image Compression."""
+    made = dcmread(MAKERS[JPEGBaseline8Bit](folder, JPEGBaseline8Bit))
+    source.PixelData, source.file_meta.TransferSyntaxUID = made.PixelData, JPEGBaseline8Bit
+    source["PixelData"].is_undefined_length = True
+    source.pop("LossyImageCompressionMethod", None)
+    source.pop("LossyImageCompression", None)
+    if lossy is not None:
+        source.LossyImageCompression = lossy
+    return save(source, folder / f"jpeg-{lossy}.dcm")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmcjpeg is not installed (Debian package dcmtk)")
+    folder = tmp_path_factory.mktemp("sources")
+    made = {
+        "rich": _rich(image()),
+        "poor": _poor(image()),
+        "padded": _padded(),
+        "offsets": _with_offset_tables(),
+        "dx": dx_dataset(np.full((16, 16), 1000, np.uint16)),
+        "xa": xa_dataset(np.full((2, 16, 16), 500, np.uint16)),
+    }
+    paths = [save(ds, folder / f"{name}.dcm") for name, ds in made.items()]
+    return [*paths, _as_jpeg(folder, image(), None), _as_jpeg(folder, image(), "00")]
+
+
+def _differences(sources: list[Path], folder: Path) -> Iterator[tuple[str, Change]]:
+    for equipment in ("standard", "preserve"):
+        for source in sources:
+            derived = derive_file(source, folder / f"{equipment}-{source.name}", context(equipment=equipment))
+            with open_part10(source) as before, open_part10(derived) as after:
+                for difference in find_differences(before.header, after.header):
+                    tag = difference.tag
+                    yield f"({tag.group:04X},{tag.element:04X})", difference.change
+            yield from _bulk_differences(dcmread(source), dcmread(derived))
+
+
+def _bulk_differences(before: Dataset, after: Dataset) -> Iterator[tuple[str, Change]]:
+    """Compare what is no part of the headers above."""
+    for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in before and before.get(keyword) != after.get(keyword):
+            tag = before[keyword].tag
+            yield f"({tag.group:04X},{tag.element:04X})", Change.CHANGED if keyword in after else Change.REMOVED
+
+
+def test_the_listed_differences_are_those_that_happen_no_more_and_no_less(sources: list[Path], tmp_path: Path) -> None:
+    found: dict[str, set[str]] = {}
+    for tag, change in _differences(sources, tmp_path):
+        found.setdefault(tag, set()).add(WORDS[change])
+    listed = {tag: set(row["May be"].split(", ")) for tag, row in RULES.items()}
+    assert {tag: (keyword_for_tag(tag[1:5] + tag[6:10]), *sorted(words)) for tag, words in found.items()} == {
+        tag: (keyword_for_tag(tag[1:5] + tag[6:10]), *sorted(words)) for tag, words in listed.items()
+    }
+
+
+def test_no_private_attribute_is_added(sources: list[Path], tmp_path: Path) -> None:
+    for source in sources:
+        derived = dcmread(derive_file(source, tmp_path / source.name, context()))
+        assert [element.tag for element in derived if element.tag.is_private] == []
+
+
+def test_the_class_of_a_derived_object_is_that_of_its_source(sources: list[Path], tmp_path: Path) -> None:
+    for source in sources:
+        before, after = dcmread(source), dcmread(derive_file(source, tmp_path / source.name, context()))
+        assert before.SOPClassUID == after.SOPClassUID != CTImageStorage
+        assert after.SOPInstanceUID.startswith("2.25.")
+        assert after.SeriesInstanceUID.startswith("2.25.")
+        assert before.StudyInstanceUID == after.StudyInstanceUID
+
+
+# ---------------------------------------------------------------------- codes
+
+
+def _codes(ds: Dataset) -> Iterator[tuple[str, str, str]]:
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                if "CodeValue" in item:
+                    yield item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning
+                yield from _codes(item)
+
+
+@pytest.mark.parametrize("derivation_code", ["private", "standard"])
+def test_the_listed_codes_are_those_that_derived_objects_add(tmp_path: Path, derivation_code: str) -> None:
+    found: set[tuple[str, str, str]] = set()
+    derived_before = image()
+    derived_before.ImageType = ["DERIVED", "PRIMARY"]
+    for number, ds in enumerate((image(), derived_before)):
+        source = save(ds, tmp_path / f"{number}.dcm")
+        for equipment in ("standard", "preserve"):
+            made = derive_file(
+                source, tmp_path / "derived.dcm", context(equipment=equipment, derivation_code=derivation_code)
+            )
+            found |= set(_codes(dcmread(made))) - set(_codes(ds))
+    derivation = DerivationSettings.model_validate({"derivation_code": derivation_code})
+    rows = tables(render_statement(Settings(derivation=derivation)))["Codes in derived objects"]
+    assert found == {(plain(row["Code"]), plain(row["Scheme"]), row["Meaning"]) for row in rows}
+    assert len(rows) == (5 if derivation_code == "private" else 4)
+
+
+def test_the_private_scheme_is_explained_as_in_derived_objects(tmp_path: Path) -> None:
+    derived = dcmread(derive_file(save(image(), tmp_path / "s.dcm"), tmp_path / "d.dcm", context()))
+    (scheme,), (denoising,) = derived.CodingSchemeIdentificationSequence, derived.DerivationCodeSequence
+    listed = FOUND["The private coding scheme, and the extension of the context group"]
+    assert {row["Parameter"].split(" (")[0]: plain(row["Value"]) for row in listed} == {
+        "Coding Scheme Designator": scheme.CodingSchemeDesignator,
+        "Coding Scheme UID": scheme.CodingSchemeUID,
+        "Coding Scheme Name": scheme.CodingSchemeName,
+        "Context Group Extension Flag": denoising.ContextGroupExtensionFlag,
+        "Context Group Local Version": denoising.ContextGroupLocalVersion,
+        "Context Group Extension Creator UID": denoising.ContextGroupExtensionCreatorUID,
+    }
