@@ -94,7 +94,9 @@ def _sequence() -> str:
             "Enhance: image by image. What is not enhanced when the route's `deadline_s` has passed is passed through.",
             "Deliver: the enhanced objects, the originals or both, as the route's `send` says. Where an image was not "
             "enhanced its original stands in.",
-            "Keep: an object is deleted `retention.keep_h` after every destination has it "
+            "Keep: a series that a destination refused, or did not get within the maximum age, stays until somebody "
+            "decides about it.",
+            "Delete: an object is deleted `retention.keep_h` after every destination has it "
             f"({see('General parameters')}).",
         )
     )

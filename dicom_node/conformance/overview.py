@@ -166,8 +166,8 @@ def _limits() -> Iterator[str]:
     )
     if not reads_jpeg_of_12_bits():
         yield (
-            "JPEG Extended of 12 bits is passed through, and can't be sent uncompressed: the codecs read no more than 8 bits "
-            "in this transfer syntax."
+            "JPEG Extended of 12 bits is passed through, and can't be sent uncompressed: in this transfer syntax the "
+            "codecs read no more than 8 bits."
         )
 
 

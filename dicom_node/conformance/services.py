@@ -28,8 +28,8 @@ def services(settings: Settings) -> Section:
                 title="Verification service",
                 body=(
                     paragraph(
-                        f"The {RECEIVER_AE} answers C-ECHO at once, also while objects are stored on the same "
-                        f"association. The {SENDER_AE} sends C-ECHO when `dicom-node doctor` is run."
+                        f"The {RECEIVER_AE} answers C-ECHO on every association, also between the objects that are "
+                        f"stored on it. The {SENDER_AE} sends C-ECHO when `dicom-node doctor` is run."
                     ),
                 ),
             ),
@@ -68,8 +68,8 @@ def _as_scu() -> Section:
             ),
             paragraph(
                 "SUPPORTED: possible, with the same SOP Instance UID. NOT_SUPPORTED: the object is refused as a dead "
-                "letter. Codecs are tried in the order given; an object whose pixel data none of them reads, whose "
-                "pixel data would exceed 4 GiB uncompressed, or that is no image and compressed, is a dead letter too."
+                "letter. Codecs are tried in the order given; an object whose pixel data none of them reads, or "
+                "whose pixel data would exceed 4 GiB uncompressed, is a dead letter too."
             ),
         ),
     )

@@ -154,6 +154,12 @@ def test_the_first_transfer_syntax_of_the_requestor_that_is_listed_is_chosen(tmp
         assert [context.transfer_syntax for context in association.accepted_contexts] == [[name] for name in names]
 
 
+def test_an_association_without_an_accepted_context_stays_open(tmp_path: Path) -> None:
+    with running_receiver(tmp_path) as running, RawPeer(running.port) as peer:
+        assert peer.associate(associate_rq([(1, "1.2.840.10008.5.1.4.31", (IMPLICIT,))]))[0] == 2
+        peer.release()
+
+
 # ---------------------------------------------------------------------- rejected associations
 
 

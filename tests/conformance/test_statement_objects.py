@@ -357,6 +357,27 @@ def test_the_listed_codes_are_those_that_derived_objects_add(tmp_path: Path, der
     assert len(rows) == (5 if derivation_code == "private" else 4)
 
 
+@pytest.mark.parametrize(
+    ("value_1", "equipment", "device"),
+    [
+        ("ORIGINAL", "standard", "for the device of an original image"),
+        ("DERIVED", "standard", "for the device of an image that was derived already"),
+        ("ORIGINAL", "preserve", "for the node"),
+        ("DERIVED", "preserve", "for the node"),
+    ],
+)
+def test_contributing_equipment_has_the_listed_purpose(
+    tmp_path: Path, value_1: str, equipment: str, device: str
+) -> None:
+    ds = image()
+    ds.ImageType = [value_1, "PRIMARY"]
+    made = derive_file(save(ds, tmp_path / "s.dcm"), tmp_path / "d.dcm", context(equipment=equipment))
+    (contributor,) = dcmread(made).ContributingEquipmentSequence
+    (purpose,) = contributor.PurposeOfReferenceCodeSequence
+    (row,) = (row for row in FOUND["Codes in derived objects"] if plain(row["Code"]) == purpose.CodeValue)
+    assert device in row["Used in"]
+
+
 def test_the_private_scheme_is_explained_as_in_derived_objects(tmp_path: Path) -> None:
     derived = dcmread(derive_file(save(image(), tmp_path / "s.dcm"), tmp_path / "d.dcm", context()))
     (scheme,), (denoising,) = derived.CodingSchemeIdentificationSequence, derived.DerivationCodeSequence

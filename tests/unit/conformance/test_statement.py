@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from html import unescape
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from config.loading import load_settings, parse_settings
 from config.settings import DestinationSettings, Settings
@@ -109,6 +111,22 @@ def test_every_reference_leads_to_a_heading(settings: Settings) -> None:
     links = re.findall(r"\]\(#([^)]+)\)", text)
     assert len(links) > 50
     assert set(links) <= anchors
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_markdown_reader_sees_every_table_and_its_cells(settings: Settings) -> None:
+    text = render_statement(settings)
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    seen = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)]
+    expected = [row for rows in tables(text).values() for row in ([*rows[0]], *([*row.values()] for row in rows))]
+    assert html.count("<table>") == len(tables(text))
+    assert [[_as_text(cell) for cell in row] for row in seen] == [
+        [_as_text(MarkdownIt().renderInline(cell)) for cell in row] for row in expected
+    ]
+
+
+def _as_text(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html))
 
 
 def test_the_committed_statement_is_that_of_the_example() -> None:
