@@ -172,8 +172,10 @@ def _limits() -> Iterator[str]:
 
 
 def _enhanced_row(entry: EnhancedClass) -> tuple[str, ...]:
-    yes = "yes" if entry.by_default else "no"
-    return name_of(entry.uid), code(entry.uid), "yes", "yes", "S", "yes", code(entry.setting), yes, codes(entry.routes)
+    create, process = ("S", "yes") if entry.is_supported else ("-", "no")
+    default = "yes" if entry.by_default else "no"
+    name, uid = name_of(entry.uid), code(entry.uid)
+    return name, uid, "yes", "yes", create, process, code(entry.setting), default, codes(entry.routes)
 
 
 def _syntax_row(entry: SyntaxSupport) -> tuple[str, ...]:

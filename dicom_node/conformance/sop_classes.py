@@ -6,22 +6,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pydicom._uid_dict import UID_dictionary
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from config.settings import RouteSettings, Settings
 from dicom_node.association_policy import is_accepted_abstract_syntax
-from dicom_node.derivation.eligibility import SOP_CLASSES, enabled_sop_class_uids
+from dicom_node.conformance.transfer_syntaxes import small_image
+from dicom_node.derivation.eligibility import SOP_CLASSES, enabled_sop_class_uids, is_enhanceable
 from dicom_node.negotiation import VERIFICATION
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnhancedClass:
-    """A SOP class of images that can be enhanced.
+    """A SOP class that can be enhanced, or that a route wants enhanced.
 
     Attributes
     ----------
     setting
         What `sop_classes` of a route calls it: a short name, or the UID itself.
+    is_supported
+        Whether images of it are enhanced; a route can also name a class that is always passed through.
     by_default
         Whether a route enhances it that does not set `sop_classes`.
     routes
@@ -30,6 +33,7 @@ class EnhancedClass:
 
     uid: UID
     setting: str
+    is_supported: bool
     by_default: bool
     routes: tuple[str, ...]
 
@@ -49,6 +53,7 @@ def enhanced_classes(settings: Settings) -> tuple[EnhancedClass, ...]:
         EnhancedClass(
             uid=uid,
             setting=names.get(uid, str(uid)),
+            is_supported=uid in names or is_enhanceable(small_image(uid, ExplicitVRLittleEndian), [uid]).enhance,
             by_default=uid in default,
             routes=tuple(_enhancing(settings.routes, uid)),
         )

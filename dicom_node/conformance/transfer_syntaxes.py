@@ -64,18 +64,19 @@ def _support(uid: UID, name: str) -> SyntaxSupport:
         name=name,
         codecs=codecs,
         decodable=bool(codecs) or not uid.is_encapsulated,
-        derived=output_syntax(read_spec(_small_image(uid))),
+        derived=output_syntax(read_spec(small_image(ComputedRadiographyImageStorage, uid))),
         proposed=tuple(context.transfer_syntaxes for context in contexts),
     )
 
 
-def _small_image(uid: UID) -> Dataset:
-    """Return the attributes of an image in this transfer syntax, as `read_spec` wants them."""
+def small_image(sop_class: UID, syntax: UID) -> Dataset:
+    """Return the attributes of a radiograph of 12 bits, to ask the code what it would make of one."""
     ds = Dataset()
-    ds.SOPClassUID = ComputedRadiographyImageStorage
+    ds.SOPClassUID = sop_class
+    ds.SOPInstanceUID = ds.SeriesInstanceUID = UID("2.25.1")
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.Rows = ds.Columns = 16
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = uid
+    ds.file_meta.TransferSyntaxUID = syntax
     return ds

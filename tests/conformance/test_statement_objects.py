@@ -18,8 +18,10 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    BasicTextSRStorage,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedXAImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
@@ -33,9 +35,10 @@ from pydicom.uid import (
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
-from config.settings import DerivationSettings, Settings
+from config.settings import DerivationSettings, RouteSettings, Settings
 from dicom_node.conformance import render_statement
 from dicom_node.derivation import find_differences, is_enhanceable
 from dicom_node.derivation.differences import Change
@@ -178,6 +181,37 @@ def test_listed_classes_are_enhanced_when_their_setting_names_them(row: Row) -> 
     ds.SOPClassUID = plain(row["UID"])
     assert is_enhanceable(ds, [plain(row["In `sop_classes`"])]).enhance
     assert is_enhanceable(ds).enhance is (row["Default"] == "yes")
+
+
+@pytest.mark.parametrize("uid", [SecondaryCaptureImageStorage, EnhancedXAImageStorage, BasicTextSRStorage])
+def test_classes_that_a_route_names_by_uid_are_listed_as_what_becomes_of_them(uid: UID) -> None:
+    route = RouteSettings(name="r", sop_classes=(uid,), destinations=("pacs",))
+    rows = tables(render_statement(Settings(routes=(route,))))["SOP classes that can be enhanced"]
+    (row,) = (row for row in rows if plain(row["UID"]) == uid)
+    ds = image()
+    ds.SOPClassUID = uid
+    assert (row["Process"] == "yes") is is_enhanceable(ds, [uid]).enhance
+    assert (row["Create"] == "S") is is_enhanceable(ds, [uid]).enhance
+    assert plain(row["Routes"]) == "r"
+
+
+NOT_ENHANCED = {
+    "SOP classes that no route enables, and everything that is no image.": {"SOPClassUID": CTImageStorage},
+    "Pixels that are not grey values of 8 or 16 bits allocated": {"PhotometricInterpretation": "PALETTE COLOR"},
+    "Quality control images, by Quality Control Image (0028,0300) of YES.": {"QualityControlImage": "YES"},
+    "Images that were denoised by this product before.": {"ImageType": ["DERIVED", "PRIMARY", "", "DENOISED"]},
+    "Images without SOP Instance UID or Series Instance UID.": {"SeriesInstanceUID": ""},
+}
+
+
+@pytest.mark.parametrize("bullet", NOT_ENHANCED)
+def test_images_that_are_listed_as_not_enhanced_are_not(bullet: str) -> None:
+    assert f"- {bullet}" in render_statement(Settings())
+    ds = image()
+    assert is_enhanceable(ds).enhance
+    for keyword, value in NOT_ENHANCED[bullet].items():
+        setattr(ds, keyword, value)
+    assert not is_enhanceable(ds).enhance
 
 
 def test_no_other_storage_class_is_enhanced_by_default() -> None:
