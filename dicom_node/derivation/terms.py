@@ -46,7 +46,10 @@ def denoising_code() -> Dataset:
     item.ContextGroupLocalVersion = EXTENSION_VERSION
     item.ContextGroupExtensionFlag = "Y"
     item.ContextGroupExtensionCreatorUID = EXTENSION_CREATOR_UID
-    item.EquivalentCodeSequence = Sequence([smoothing_code()])
+    equivalent = smoothing_code()
+    # Said outright, since validators look for the flag in the item around where it is absent.
+    equivalent.ContextGroupExtensionFlag = "N"
+    item.EquivalentCodeSequence = Sequence([equivalent])
     return item
 
 

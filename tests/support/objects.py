@@ -18,12 +18,16 @@ from pydicom.uid import (
     UID,
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalIntraOralXRayImageStorageForPresentation,
+    DigitalMammographyXRayImageStorageForPresentation,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEGLSLossless,
     XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
 )
 
 PRIVATE_SOP_CLASS_UID = "2.25.62349827364598237465982736459823745"
@@ -113,6 +117,61 @@ def xa_dataset(stored: NDArray[Any], *, bits_stored: int = 10, **attributes: Any
     ds.PositionerMotion = "STATIC"
     ds.PositionerPrimaryAngle = "0"
     ds.PositionerSecondaryAngle = "0"
+    return _with(ds, attributes)
+
+
+def mg_dataset(stored: NDArray[Any], **attributes: Any) -> Dataset:
+    """Return a Digital Mammography X-Ray image for presentation (PS3.3 A.27); parameters as for `dx_dataset`."""
+    view = code("399368009", "SCT", "medio-lateral oblique")
+    view.ViewModifierCodeSequence = Sequence([])
+    mammography = {
+        "SOPClassUID": DigitalMammographyXRayImageStorageForPresentation,
+        "Modality": "MG",
+        "ImageLaterality": "L",
+        "BodyPartExamined": "BREAST",
+        "AnatomicRegionSequence": Sequence([code("76752008", "SCT", "Breast")]),
+        "ViewPosition": "MLO",
+        "ViewCodeSequence": Sequence([view]),
+        "PatientOrientation": ["P", "F"],
+        "PositionerType": "MAMMOGRAPHIC",
+        "OrganExposed": "BREAST",
+        "BreastImplantPresent": "NO",
+    }
+    return dx_dataset(stored, for_presentation=True, **{**mammography, **attributes})
+
+
+def io_dataset(stored: NDArray[Any], **attributes: Any) -> Dataset:
+    """Return a Digital Intra-Oral X-Ray image for presentation (PS3.3 A.28); parameters as for `dx_dataset`."""
+    intra_oral = {
+        "SOPClassUID": DigitalIntraOralXRayImageStorageForPresentation,
+        "Modality": "IO",
+        "ImageLaterality": "L",
+        "BodyPartExamined": "JAW",
+        "AnatomicRegionSequence": Sequence([code("661005", "SCT", "Jaw region")]),
+        "PrimaryAnatomicStructureSequence": Sequence([code("245648009", "SCT", "Permanent tooth")]),
+        "ViewPosition": None,
+        "ViewCodeSequence": None,
+    }
+    return dx_dataset(stored, for_presentation=True, **{**intra_oral, **attributes})
+
+
+def rf_dataset(stored: NDArray[Any], **attributes: Any) -> Dataset:
+    """Return an X-Ray Radiofluoroscopic image (PS3.3 A.16); parameters as for `xa_dataset`."""
+    positioner = dict.fromkeys(("PositionerMotion", "PositionerPrimaryAngle", "PositionerSecondaryAngle"))
+    fluoroscopy = {"SOPClassUID": XRayRadiofluoroscopicImageStorage, "Modality": "RF", **positioner}
+    return xa_dataset(stored, **{**fluoroscopy, **attributes})
+
+
+def ct_dataset(stored: NDArray[Any], **attributes: Any) -> Dataset:
+    """Return an axial CT image (PS3.3 A.3) of 12 bits, one slice of the shape ``(rows, columns)``."""
+    ds = _radiograph(CTImageStorage, "CT", stored, 12, None, None, None)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL", "HELIX"]
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "-1024", "1", "HU"
+    ds.KVP, ds.AcquisitionNumber = "120", "1"
+    ds.PatientPosition, ds.Laterality = "HFS", ""
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = new_uid(), ""
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = ["0", "0", "0"], ["1", "0", "0", "0", "1", "0"]
+    ds.PixelSpacing, ds.SliceThickness = ["0.7", "0.7"], "1"
     return _with(ds, attributes)
 
 
