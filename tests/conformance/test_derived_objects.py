@@ -8,13 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 import pydicom
 import pydicom.data
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
-from pydicom.uid import UID, ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from dicom_node.derivation import is_enhanceable, unexpected_differences
 from dicom_node.errors import UnsupportedPixels
@@ -32,6 +42,7 @@ from tests.support.objects import (
     set_transfer_syntax,
     xa_dataset,
 )
+from tests.support.peers import Orthanc, requires_orthanc
 from tests.support.samples import SAMPLE_DATA
 from tests.support.standard_tables import requires_standard_tables
 from tests.support.validators import dciodvfy_errors, new_dciodvfy_errors, new_dicom_validator_errors
@@ -118,6 +129,30 @@ def stored_values(path: Path) -> NDArray[Any]:
         return np.stack([frame.values for frame in iter_frames(part10, read_spec(part10.header))])
 
 
+def transfer_syntax(path: Path) -> UID:
+    return UID(pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+
+
+def gdcm_values(path: Path) -> NDArray[Any]:
+    """Return the stored values of all frames as GDCM decodes them, in one row."""
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read(), path
+    image = reader.GetImage()
+    pixel_format = image.GetPixelFormat()
+    kind = "i" if pixel_format.GetPixelRepresentation() else "u"
+    # Its wrapper hands bytes out as text.
+    cells = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return np.frombuffer(cells, f"<{kind}{pixel_format.GetBitsAllocated() // 8}")
+
+
+def stretched(values: NDArray[Any], *, inverted: bool) -> NDArray[np.float64]:
+    """Return values from 0, the darkest, to 255, the brightest."""
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) * (255 / (high - low))
+    return 255 - grey if inverted else grey
+
+
 @pytest.mark.parametrize("equipment", ["standard", "preserve"])
 def test_only_listed_attributes_differ(pairs: dict[str, list[tuple[Path, Path]]], equipment: str) -> None:
     wrong = {}
@@ -183,6 +218,63 @@ def test_dcmtk_renders_uncompressed_and_rle_objects(pairs: dict[str, list[tuple[
         assert done.returncode == 0, (source.name, done.stderr[-500:])
         rendered += 1
     assert rendered >= 8
+
+
+DECODERS = {
+    str(ExplicitVRLittleEndian): ("dcmconv", "+te"),
+    str(ImplicitVRLittleEndian): ("dcmconv", "+te"),
+    str(ExplicitVRBigEndian): ("dcmconv", "+te"),
+    str(DeflatedExplicitVRLittleEndian): ("dcmconv", "+te"),
+    str(RLELossless): ("dcmdrle", "+te"),
+    str(JPEGLSLossless): ("dcmdjpls", "+te"),
+}
+"""The programs of DCMTK that write Explicit VR Little Endian; there is none for JPEG 2000."""
+
+
+@needs("dcmconv")
+@needs("dcmdrle")
+@needs("dcmdjpls")
+def test_dcmtk_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]], tmp_path: Path) -> None:
+    decoded = set()
+    for source, derived in pairs["standard"]:
+        syntax = transfer_syntax(derived)
+        if syntax == JPEG2000Lossless:
+            continue
+        program, option = DECODERS[syntax]
+        target = tmp_path / "decoded.dcm"
+        done = subprocess.run([program, "-q", option, str(derived), str(target)], capture_output=True, timeout=60)
+        assert done.returncode == 0, (source.name, done.stderr[-500:])
+        assert transfer_syntax(target) == ExplicitVRLittleEndian
+        assert np.array_equal(stored_values(target), stored_values(derived)), source.name
+        decoded.add(syntax)
+    assert decoded >= {ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless}
+
+
+def test_gdcm_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]) -> None:
+    for source, derived in pairs["standard"]:
+        values = stored_values(derived)
+        assert np.array_equal(gdcm_values(derived).reshape(values.shape), values), source.name
+
+
+@requires_orthanc
+def test_orthanc_shows_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]], tmp_path: Path) -> None:
+    shown = set()
+    with Orthanc(tmp_path / "orthanc") as orthanc:
+        for source, derived in pairs["standard"]:
+            header, values = pydicom.dcmread(derived, stop_before_pixels=True), stored_values(derived)
+            syntax = transfer_syntax(derived)
+            # Orthanc has no decoder of its own for JPEG 2000.
+            if syntax == JPEG2000Lossless:
+                continue
+            identifier = orthanc.upload(derived)
+            kind = "image-int16" if header.PixelRepresentation else "image-uint16"
+            for frame in {0, len(values) - 1}:
+                assert np.array_equal(orthanc.picture(identifier, frame, kind), values[frame]), source.name
+                preview = orthanc.picture(identifier, frame, "preview")
+                expected = stretched(values[frame], inverted=header.PhotometricInterpretation == "MONOCHROME1")
+                assert np.abs(preview - expected).max() <= 0.51, source.name
+            shown.add(syntax)
+    assert shown >= {ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless}
 
 
 def test_simpleitk_with_gdcm_reads_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]) -> None:

@@ -25,7 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
@@ -504,6 +507,30 @@ class Orthanc(_Program):
         if identifier is None:
             raise KeyError(sop_instance_uid)
         return self._get(f"/instances/{identifier}/file")
+
+    def upload(self, path: Path) -> str:
+        """Store a Part 10 file over HTTP; returns Orthanc's identifier of the SOP instance."""
+        return str(json.loads(self._get("/instances", path.read_bytes()))["ID"])
+
+    def picture(self, identifier: str, frame: int, kind: str) -> NDArray[Any]:
+        """Return a frame, counted from 0, as Orthanc decodes it.
+
+        Parameters
+        ----------
+        identifier
+            Orthanc's own, of the SOP instance.
+        kind
+            ``preview`` (8 bits, stretched from darkest to brightest), ``image-uint8``, ``image-uint16`` or
+            ``image-int16`` (stored values, clipped).
+
+        Raises
+        ------
+        urllib.error.HTTPError
+            If Orthanc can't decode the transfer syntax (415).
+        """
+        png = self._get(f"/instances/{identifier}/frames/{frame}/{kind}")
+        image = np.asarray(Image.open(BytesIO(png)))
+        return image.astype(np.uint16).view(np.int16) if kind == "image-int16" else image
 
     def tags(self, sop_instance_uid: str) -> dict[str, Any]:
         """Return the attributes of a SOP instance by keyword, as Orthanc reads them."""
