@@ -183,6 +183,24 @@ def _as_it_is(element: RawDataElement | DataElement) -> RawDataElement | DataEle
     return element._replace(value=value)
 
 
+def _hidden_sequence(
+    stream: BinaryIO, element: RawDataElement | DataElement, position: int, *, little: bool
+) -> RawDataElement | None:
+    """Return a private sequence of undefined length in VR UN as it stands in the stream, which is left where it is.
+
+    pydicom makes it a sequence, with another VR and encoding (PS3.5 6.2.2); other elements give None.
+    """
+    if not isinstance(element, DataElement) or element.VR != "SQ" or not element.tag.is_private:
+        return None
+    end = stream.tell()
+    stream.seek(position)
+    content = stream.read(end - position)
+    # Tag, VR, two reserved bytes and length before the items, a delimiter after them.
+    if content[4:6] != b"UN":
+        return None
+    return RawDataElement(element.tag, "UN", _UNDEFINED, content[12:-8], position + 12, False, little)
+
+
 def _starts_explicit(stream: BinaryIO) -> bool:
     start = stream.tell()
     head = stream.read(6)
@@ -219,7 +237,8 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
         )
         position = stream.tell()
         for element in generator:
-            elements[element.tag] = _as_it_is(element)
+            hidden = None if implicit else _hidden_sequence(stream, element, position, little=little)
+            elements[element.tag] = hidden or _as_it_is(element)
             position = stream.tell()
         stream.seek(position)
         located = _locate_element(stream, implicit=implicit, little=little)

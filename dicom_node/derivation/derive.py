@@ -15,6 +15,7 @@ from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit
 
 from dicom_node.derivation.context import DerivationContext
@@ -43,6 +44,8 @@ ALWAYS_REMOVED: Final = tuple(
 
 ALWAYS_LOSSY: Final = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1"}
 """Transfer syntaxes that can't be lossless, and their Lossy Image Compression Method (PS3.3 C.7.6.1.1.5)."""
+
+SERIES_DESCRIPTION: Final = Tag(0x0008, 0x103E)
 
 _LARGEST_IS = 2**31 - 1
 _SIGNATURE_TAGS: Final = (b"\xfa\xff\xfa\xff", b"\xff\xfa\xff\xfa")
@@ -140,13 +143,37 @@ def _identify(derived: Dataset, before: Dataset, pixels: EncodedPixels, context:
     # An empty number stays empty: a made-up one would sort the series where nobody looks for it.
     if isinstance(number, int) and number + context.settings.series_number_offset <= _LARGEST_IS:
         derived.SeriesNumber = int(number) + context.settings.series_number_offset
-    suffix = context.settings.description_suffix
-    for text in (_text(before, "SeriesDescription"), ""):
-        description = series_description(text, suffix)
+    _describe_series(derived, before, context.settings.description_suffix)
+    derived.ImageType = _image_type(before)
+
+
+def _describe_series(derived: Dataset, before: Dataset, suffix: str) -> None:
+    text = _text(before, "SeriesDescription")
+    appended = _appended(derived.get_item(SERIES_DESCRIPTION), series_description(text, suffix), suffix, before)
+    if appended is not None:
+        derived[SERIES_DESCRIPTION] = appended
+        return
+    for former in (text, ""):
+        description = series_description(former, suffix)
         if description and _can_be_written(description, before):
             derived.SeriesDescription = description
             break
-    derived.ImageType = _image_type(before)
+
+
+def _appended(
+    element: DataElement | RawDataElement | None, text: str, suffix: str, ds: Dataset
+) -> RawDataElement | None:
+    """Return the source's own bytes followed by the suffix, or None where that does not say `text`.
+
+    pydicom can't encode all that it decodes: half-width katakana beside Latin letters, and ISO 2022 IR 58.
+    """
+    if not isinstance(element, RawDataElement) or not element.value or not suffix.isascii() or "\ufffd" in text:
+        return None
+    value = element.value.strip(b" \0") + suffix.encode("ascii")
+    if decode_bytes(value, convert_encodings(ds.get("SpecificCharacterSet", "ISO_IR 6")), set()) != text:
+        return None
+    value += b" " * (len(value) % 2)
+    return element._replace(value=value, length=len(value))
 
 
 def _date(derived: Dataset, before: Dataset, context: DerivationContext) -> None:

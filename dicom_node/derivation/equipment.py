@@ -35,7 +35,7 @@ def describe_equipment(derived: Dataset, source: Dataset, context: DerivationCon
     """
     contributors = list(source.get("ContributingEquipmentSequence") or ())
     if context.settings.equipment == "standard":
-        contributors.append(_device(source))
+        contributors.append(_device(source, derived))
         _identify_node(derived, context)
         for keyword in MOVED:
             derived.pop(keyword, None)
@@ -44,11 +44,14 @@ def describe_equipment(derived: Dataset, source: Dataset, context: DerivationCon
     derived.ContributingEquipmentSequence = Sequence(copy.deepcopy(contributors))
 
 
-def _device(source: Dataset) -> Dataset:
-    item = Dataset()
+def _device(source: Dataset, unconverted: Dataset) -> Dataset:
+    # The bytes go into the item: not all text that can be decoded can be encoded again.
+    item = Dataset(parent_encoding=unconverted.original_character_set)
+    item.set_original_encoding(*unconverted.original_encoding, unconverted.original_character_set)
     for keyword in CONTRIBUTED:
         if keyword in source and not source[keyword].is_empty:
-            item[keyword] = copy.deepcopy(source[keyword])
+            tag = source[keyword].tag
+            item[tag] = copy.deepcopy(unconverted.get_item(tag))
     # Type 1 in the sequence, type 2 in most sources.
     if "Manufacturer" not in item:
         item.Manufacturer = "Unknown"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import re
-import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +12,12 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from tests.support.node import CALLING, PYTHON, REPOSITORY, RunningNode, destination, running_node
-from tests.support.peers import LOOPBACK, DcmtkStorescp, Orthanc, read_part10, requires_dcmtk, requires_orthanc
+from tests.support.node import RunningNode, destination, running_node
+from tests.support.peers import DcmtkStorescp, Orthanc, read_part10, requires_dcmtk, requires_orthanc
+from tests.support.sample_run import folder_samples, send_by_dcmtk, send_by_ourselves
 
 # What DCMTK's storescp does not take reaches it uncompressed: JPEG lossless other than first-order prediction, HTJ2K.
 MOST_TRANSCODED = 3
-
-
-def send_by_dcmtk(node: RunningNode, files: Sequence[Path]) -> dict[str, int]:
-    """Send files with `dcmsend`; returns the status of each file that was answered, by name."""
-    report = node.folder / "report.txt"
-    node.send(*files, options=("--create-report-file", str(report)))
-    found = {}
-    for block in report.read_text(errors="replace").split("\n\n"):
-        name = re.search(r"^Filename +: (.*)$", block, re.MULTILINE)
-        status = re.search(r"^DIMSE Status +: 0x([0-9a-fA-F]{4})", block, re.MULTILINE)
-        if name and status:
-            found[Path(name[1]).name] = int(status[1], 16)
-    return found
-
-
-def send_by_ourselves(node: RunningNode, files: Sequence[Path]) -> dict[str, Any]:
-    """Send files with `dicom-node send`; returns what it says."""
-    target = f"LOWDOSE@{LOOPBACK}:{node.port}"
-    done = subprocess.run(
-        [PYTHON, "-m", "dicom_node", "send", *map(str, files), "--to", target, "--calling", CALLING, "--json"],
-        capture_output=True,
-        cwd=REPOSITORY,
-        timeout=200,
-        check=False,
-    )
-    return dict(json.loads(done.stdout))
 
 
 @requires_dcmtk
@@ -55,10 +26,7 @@ def send_by_ourselves(node: RunningNode, files: Sequence[Path]) -> dict[str, Any
 def test_every_sample_is_enhanced_passed_through_or_refused_and_nothing_is_lost(
     test_data: Path, tmp_path: Path
 ) -> None:
-    with (test_data / "dicom" / "MANIFEST.csv").open(newline="") as stream:
-        names = {row["file"] for row in csv.DictReader(stream)}
-    files = sorted(path for path in (test_data / "dicom").iterdir() if {path.name, path.stem} & names)
-    assert len(files) == len(names)
+    files = [sample.path for sample in folder_samples(test_data / "dicom")]
     patience = {"dimse_timeout_s": 10, "retry": {"max_age_h": 0.005}}
     with DcmtkStorescp(tmp_path / "storescp") as storescp, Orthanc(tmp_path / "orthanc") as orthanc:
         destinations = [

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
 from config.settings import DerivationSettings
 from dicom_node.derivation import (
@@ -31,8 +46,12 @@ from tests.support.derived import MODEL_DIGEST, context, derive_data_set, derive
 from tests.support.objects import (
     code,
     cr_dataset,
+    ct_dataset,
     dx_dataset,
+    io_dataset,
+    mg_dataset,
     private_dataset,
+    rf_dataset,
     save,
     set_transfer_syntax,
     sr_dataset,
@@ -40,6 +59,9 @@ from tests.support.objects import (
 )
 
 STORED = np.random.default_rng(11).integers(100, 4000, (24, 20)).astype(np.uint16)
+SERIES_DESCRIPTION = 0x0008103E
+INSTITUTION_NAME = 0x00080080
+TEXTS = ("PatientName", "StudyDescription", "SeriesDescription", "InstitutionName")
 ENHANCED_XA = "1.2.840.10008.5.1.4.1.1.12.1.1"
 CINE = np.random.default_rng(12).integers(100, 1000, (3, 24, 20)).astype(np.uint16)
 
@@ -422,6 +444,356 @@ def test_a_source_without_uids_has_no_derived_object(tmp_path: Path, keyword: st
     pydicom.dcmwrite(path, source)
     with pytest.raises(DerivationError, match=f"{keyword} is missing"):
         derive_data_set(path, context())
+
+
+# -- every kind of image ------------------------------------------------------------------------------
+
+KINDS: dict[str, tuple[Callable[..., Dataset], NDArray[np.uint16], list[str], list[str]]] = {
+    "CR": (cr_dataset, STORED, ["ORIGINAL", "PRIMARY"], ["DERIVED", "PRIMARY", "", "DENOISED"]),
+    "DX": (dx_dataset, STORED, ["ORIGINAL", "PRIMARY", ""], ["DERIVED", "PRIMARY", "", "DENOISED"]),
+    "MG": (
+        mg_dataset,
+        STORED,
+        ["ORIGINAL", "PRIMARY", "POST_CONTRAST"],
+        ["DERIVED", "PRIMARY", "POST_CONTRAST", "DENOISED"],
+    ),
+    "IO": (io_dataset, STORED, ["ORIGINAL", "SECONDARY", ""], ["DERIVED", "SECONDARY", "", "DENOISED"]),
+    "XA": (xa_dataset, CINE, ["ORIGINAL", "PRIMARY", "BIPLANE A"], ["DERIVED", "PRIMARY", "BIPLANE A", "DENOISED"]),
+    "RF": (
+        rf_dataset,
+        CINE,
+        ["ORIGINAL", "PRIMARY", "SINGLE PLANE", "ROAD MAP"],
+        ["DERIVED", "PRIMARY", "SINGLE PLANE", "ROAD MAP", "DENOISED"],
+    ),
+    "CT": (
+        ct_dataset,
+        STORED,
+        ["ORIGINAL", "PRIMARY", "AXIAL", "HELIX"],
+        ["DERIVED", "PRIMARY", "AXIAL", "HELIX", "DENOISED"],
+    ),
+}
+
+
+@pytest.mark.parametrize("equipment", ["standard", "preserve"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_is_derived_in_both_modes(tmp_path: Path, kind: str, equipment: str) -> None:
+    make, stored, before, after = KINDS[kind]
+    source = make(stored, ImageType=before, FrameOfReferenceUID="1.2.6", IrradiationEventUID="1.2.7")
+    source.add_new("ContentLabel", "CS", "KEPT")
+    path = save(source, tmp_path / "source.dcm")
+    assert is_enhanceable(source, (kind,)).enhance
+    derived = pydicom.dcmread(derive_file(path, tmp_path / "derived.dcm", context(equipment=equipment)))
+    assert list(derived.ImageType) == after
+    assert derived.Modality == kind
+    for keyword in (
+        "SOPClassUID",
+        "StudyInstanceUID",
+        "FrameOfReferenceUID",
+        "IrradiationEventUID",
+        "PresentationIntentType",
+        "InstanceNumber",
+        "AccessionNumber",
+        "PatientID",
+        "AcquisitionDate",
+        "AcquisitionTime",
+        "PhotometricInterpretation",
+        "BitsStored",
+        "RescaleSlope",
+        "PresentationLUTShape",
+        "ContentLabel",
+    ):
+        assert derived.get(keyword) == source.get(keyword), keyword
+    purposes = [item.PurposeOfReferenceCodeSequence[0].CodeValue for item in derived.ContributingEquipmentSequence]
+    assert (derived.Manufacturer, purposes) == (
+        ("dicom-node", ["109101"]) if equipment == "standard" else ("Phantom Works", ["109102"])
+    )
+    with open_part10(path) as one, open_part10(tmp_path / "derived.dcm") as other:
+        assert unexpected_differences(one.header, other.header) == ()
+
+
+# -- text in its character set ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("charset", "description", "name"),
+    [
+        ("ISO_IR 192", "Thorax p.a. 胸部 🫁", "Kałużny^Żółć=山田^太郎=やまだ^たろう"),
+        ("GB18030", "胸部正位片", "Wang^XiaoDong=王^小东"),
+        ("GBK", "胸部正位片", "Wang^XiaoDong=王^小东"),
+        ("ISO_IR 101", "Klatka piersiowa", "Kałużny^Żółć"),
+        ("ISO_IR 126", "Ακτινογραφία θώρακα", "Διονυσιος"),
+        ("ISO_IR 138", "צילום חזה", "שרון^דבורה"),
+        ("ISO_IR 166", "ทรวงอก", "นามสกุล^ชื่อ"),
+        ("ISO_IR 13", "ｷﾖｳﾌﾞ", "ﾔﾏﾀﾞ^ﾀﾛｳ"),
+        (["", "ISO 2022 IR 149"], "흉부 PA", "Hong^Gildong=洪^吉洞=홍^길동"),
+        (["ISO 2022 IR 13", "ISO 2022 IR 87"], "胸部 ｷﾖｳﾌﾞ", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 100", "ISO 2022 IR 144"], "Schädel Череп", "Buc^Jérôme=Люкceмбypг"),
+    ],
+)
+def test_text_keeps_its_bytes_and_the_suffix_follows_in_the_same_character_set(
+    tmp_path: Path, charset: Any, description: str, name: str
+) -> None:
+    source = dx_dataset(STORED, SpecificCharacterSet=charset, StudyDescription=description, PatientName=name)
+    source.SeriesDescription = description
+    path = save(source, tmp_path / "source.dcm")
+    derive_file(path, tmp_path / "derived.dcm", context())
+    with open_part10(path) as before, open_part10(tmp_path / "derived.dcm") as after:
+        for keyword in ("PatientName", "StudyDescription", "SpecificCharacterSet"):
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            assert before.header.get_item(tag).value == after.header.get_item(tag).value, keyword
+        described = [part10.header.get_item(SERIES_DESCRIPTION).value.rstrip(b" ") for part10 in (before, after)]
+        assert described[1].startswith(described[0])
+        assert described[1][len(described[0]) :].endswith(b" (denoised)")
+        assert after.header.SeriesDescription == f"{description} (denoised)"
+
+
+@pytest.mark.parametrize("equipment", ["standard", "preserve"])
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [
+        ("\\ISO 2022 IR 58", b"\x1b$)A\xd0\xd8\xb2\xbf"),
+        ("\\ISO 2022 IR 149", b"\x1b$)C\xc8\xe4\xba\xce PA"),
+        ("\\ISO 2022 IR 87", b"\x1b$B6;It\x1b(B PA"),
+        ("ISO_IR 13", b"\xb7\xd6\xb3\xcc\xde PA"),
+        ("ISO 2022 IR 13\\ISO 2022 IR 87", b"\xb7\xd6\xb3\xcc\xde\x1b$B6;It\x1b(J"),
+        ("GB18030", b"\xd0\xd8\xb2\xbf"),
+        ("ISO_IR 192", "胸部 🫁".encode()),
+    ],
+)
+def test_bytes_of_another_maker_stay_and_the_suffix_is_put_after_them(
+    tmp_path: Path, charset: str, text: bytes, equipment: str
+) -> None:
+    """Texts as a modality may write them, which are not always those that pydicom would write."""
+    source = dx_dataset(STORED, SpecificCharacterSet=charset.split("\\"))
+    for keyword in TEXTS:
+        source.add_new(keyword, "PN" if keyword == "PatientName" else "LO", "x" * (len(text) + len(text) % 2))
+    path = save(source, tmp_path / "source.dcm")
+    path.write_bytes(path.read_bytes().replace(b"x" * (len(text) + len(text) % 2), text + b" " * (len(text) % 2)))
+    derive_file(path, tmp_path / "derived.dcm", context(equipment=equipment))
+    with open_part10(path) as before, open_part10(tmp_path / "derived.dcm") as after:
+        for keyword in TEXTS:
+            tag = tag_for_keyword(keyword)
+            assert tag is not None
+            one, other = before.header.get_item(tag).value, after.header.get_item(tag).value
+            assert one.rstrip(b" ") == text
+            assert other.rstrip(b" ") == text + b" (denoised)" * (keyword == "SeriesDescription")
+        if equipment == "standard":
+            item = after.header.ContributingEquipmentSequence[0]
+            assert item.get_item(INSTITUTION_NAME).value.rstrip(b" ") == text
+
+
+@pytest.mark.parametrize(
+    ("charset", "character"),
+    [("ISO_IR 192", "胸"), ("GB18030", "胸"), (["", "ISO 2022 IR 87"], "胸"), ("ISO_IR 100", "ö")],
+)
+def test_long_text_is_cut_by_characters_and_stays_whole_in_bytes(tmp_path: Path, charset: Any, character: str) -> None:
+    source = dx_dataset(STORED, SpecificCharacterSet=charset, SeriesDescription=character * 64)
+    source.DerivationDescription = character * 1024
+    derived = derived_from(tmp_path, source)
+    # LO holds 64 characters and ST 1024, whatever they take in bytes (PS3.5 6.2).
+    assert derived.SeriesDescription == character * 53 + " (denoised)"
+    sentence, former = derived.DerivationDescription.split(" Source: ")
+    assert sentence.endswith("in stored values.")
+    assert former == character * (1024 - len(sentence) - len(" Source: "))
+
+
+def test_names_of_node_and_model_are_cut_to_their_vr(tmp_path: Path) -> None:
+    circumstances = {"node_name": "n" * 64, "model_name": "m" * 100, "node_version": "1." + "2" * 80}
+    derived = derived_from(tmp_path, dx_dataset(STORED), **circumstances)
+    assert derived.StationName == "n" * 16
+    assert [len(value) for value in derived.SoftwareVersions] == [64, 64, 64]
+    node = derived_from(tmp_path, dx_dataset(STORED), equipment="preserve", **circumstances)
+    assert node.ContributingEquipmentSequence[0].StationName == "n" * 16
+
+
+def test_text_of_a_character_set_that_nobody_knows_is_left_alone(tmp_path: Path) -> None:
+    path = save(dx_dataset(STORED, SpecificCharacterSet="ISO_IR 100"), tmp_path / "source.dcm")
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 999").replace(b"Chest PA", b"Chest \xd6A"))
+    derive_file(path, tmp_path / "derived.dcm", context())
+    with open_part10(path) as before, open_part10(tmp_path / "derived.dcm") as after:
+        assert unexpected_differences(before.header, after.header) == ()
+
+
+# -- private attributes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("equipment", ["standard", "preserve"])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_private_attributes_are_in_the_file_as_they_were(tmp_path: Path, syntax: UID, equipment: str) -> None:
+    source = dx_dataset(STORED)
+    for group, creator in ((0x0029, "PHANTOM WORKS"), (0x0029, "OTHER WORKS"), (0x0051, "SIEMENS MR HEADER")):
+        block = source.private_block(group, creator, create=True)
+        block.add_new(0x01, "UN", b"\x00\x01\xff\xfe\x7f\x00")
+        block.add_new(0x02, "LO", "  odd")
+        block.add_new(0x03, "DS", "1.50000")
+        block.add_new(0x04, "OB", bytes(range(256)))
+        block.add_new(0x05, "LT", "")
+    item, nested = Dataset(), Dataset()
+    nested.private_block(0x0029, "PHANTOM WORKS", create=True).add_new(0x07, "UN", b"\xfe\xff\x00\xe0")
+    item.private_block(0x0029, "PHANTOM WORKS", create=True).add_new(0x06, "FD", 0.1)
+    item.RequestAttributesSequence = Sequence([nested])
+    source.private_block(0x0029, "PHANTOM WORKS").add_new(0x08, "SQ", Sequence([item, Dataset()]))
+    path = save(set_transfer_syntax(source, syntax), tmp_path / "source.dcm")
+    derived = derive_file(path, tmp_path / "derived.dcm", context(equipment=equipment)).read_bytes()
+    assert private_bytes(path.read_bytes(), syntax, 0x0029) in derived
+    assert private_bytes(path.read_bytes(), syntax, 0x0051) in derived
+
+
+ELEMENT = struct.pack("<HHI", 0x0029, 0x1002, 4) + b"\x01\x02\x03\x04"
+UNDEFINED = 0xFFFFFFFF
+OPEN_ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED) + ELEMENT + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize("equipment", ["standard", "preserve"])
+@pytest.mark.parametrize(
+    ("syntax", "hidden"),
+    [
+        (
+            ExplicitVRLittleEndian,
+            struct.pack("<HH2sHII", 0x0029, 0x1001, b"UN", 0, 20, 0xE000FFFE) + struct.pack("<I", 12) + ELEMENT,
+        ),
+        (
+            ExplicitVRLittleEndian,
+            struct.pack("<HH2sHI", 0x0029, 0x1001, b"UN", 0, UNDEFINED) + OPEN_ITEM + END,
+        ),
+        (
+            ExplicitVRLittleEndian,
+            struct.pack("<HH2sHI", 0x0029, 0x1001, b"UN", 0, UNDEFINED) + OPEN_ITEM + OPEN_ITEM + END,
+        ),
+        (ImplicitVRLittleEndian, struct.pack("<HHI", 0x0029, 0x1001, UNDEFINED) + OPEN_ITEM + END),
+        (
+            ImplicitVRLittleEndian,
+            struct.pack("<HHI", 0x0029, 0x1001, 20) + struct.pack("<HHI", 0xFFFE, 0xE000, 12) + ELEMENT,
+        ),
+    ],
+    ids=["UN", "UN-undefined", "UN-two-items", "implicit-undefined", "implicit"],
+)
+def test_private_sequences_of_every_encoding_keep_their_bytes(
+    tmp_path: Path, syntax: UID, hidden: bytes, equipment: str
+) -> None:
+    source = dx_dataset(STORED)
+    source.private_block(0x0029, "PHANTOM WORKS", create=True).add_new(0x01, "LO", "REPLACE ME")
+    path = save(set_transfer_syntax(source, syntax), tmp_path / "source.dcm")
+    written = path.read_bytes()
+    start = written.index(struct.pack("<HH", 0x0029, 0x1001))
+    end = written.index(b"REPLACE ME") + 10
+    path.write_bytes(written[:start] + hidden + written[end:])
+    derived = derive_file(path, tmp_path / "derived.dcm", context(equipment=equipment))
+    # The element that comes next is there too, so the sequence ends where it did.
+    assert hidden + written[end : end + 8] in path.read_bytes()
+    assert hidden + written[end : end + 8] in derived.read_bytes()
+    assert pydicom.dcmread(derived).pixel_array.shape == STORED.shape
+
+
+def private_bytes(file: bytes, syntax: UID, group: int) -> bytes:
+    """Return the part of a file from the first private creator of a group to the next public group."""
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    start = file.index(struct.pack(f"{order}HH", group, 0x0010))
+    following = {0x0029: (0x0040, 0x0555), 0x0051: (0x7FE0, 0x0010)}[group]
+    end = file.index(struct.pack(f"{order}HH", *following), start)
+    if group == 0x0029:
+        end = min(end, file.index(struct.pack(f"{order}HH", 0x0040, 0x0555), start))
+    return file[start:end]
+
+
+# -- display, padding, overlays -----------------------------------------------------------------------
+
+
+def test_what_belongs_to_the_display_is_untouched(tmp_path: Path) -> None:
+    source = dx_dataset(
+        STORED,
+        for_presentation=True,
+        PixelPaddingValue=0,
+        PixelPaddingRangeLimit=7,
+        ShutterShape="RECTANGULAR",
+        ShutterLeftVerticalEdge=1,
+        ShutterRightVerticalEdge=18,
+        ShutterUpperHorizontalEdge=2,
+        ShutterLowerHorizontalEdge=20,
+        ShutterPresentationValue=0,
+        VOILUTFunction="SIGMOID",
+        WindowCenter=["0100.50", "2e3"],
+        WindowWidth=["4.0", "10"],
+    )
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation, table.LUTData = [4, 0, 16], "table", b"\x00\x00\x01\x00\x02\x00\x03\x00"
+    source.VOILUTSequence = Sequence([table])
+    source.add_new(0x60000010, "US", 24)
+    source.add_new(0x60000011, "US", 20)
+    source.add_new(0x60000040, "CS", "G")
+    source.add_new(0x60000050, "SS", [1, 1])
+    source.add_new(0x60000100, "US", 1)
+    source.add_new(0x60000102, "US", 0)
+    source.add_new(0x60003000, "OW", bytes(range(60)))
+    path = save(source, tmp_path / "source.dcm")
+    derive_file(path, tmp_path / "derived.dcm", context())
+    with open_part10(path) as before, open_part10(tmp_path / "derived.dcm") as after:
+        kept = [tag for tag in before.header.keys() if tag.group in (0x0018, 0x0028, 0x6000)]  # noqa: SIM118
+        assert len(kept) > 40
+        for tag in kept:
+            if tag in (0x00181000, 0x00181020):
+                continue
+            assert before.header.get_item(tag).value == after.header.get_item(tag).value, tag
+
+
+def test_smallest_and_largest_of_signed_pixels_are_signed(tmp_path: Path) -> None:
+    source = ct_dataset(STORED, PixelRepresentation=1, RescaleIntercept="0")
+    values = STORED.astype(np.int16) - 2048
+    source.PixelData = (values & 0x0FFF).astype("<u2").tobytes()
+    source.add_new("SmallestImagePixelValue", "SS", 0)
+    source.add_new("LargestImagePixelValue", "SS", 0)
+    derived = derived_from(tmp_path, source)
+    assert derived["SmallestImagePixelValue"].VR == derived["LargestImagePixelValue"].VR == "SS"
+    expected = (derived.pixel_array.astype(np.int16) << 4) >> 4
+    assert (derived.SmallestImagePixelValue, derived.LargestImagePixelValue) == (expected.min(), expected.max())
+    assert derived.SmallestImagePixelValue < 0
+
+
+@pytest.mark.parametrize(
+    ("stated", "method", "expected"),
+    [(None, None, "ISO_10918_1"), ("00", None, "ISO_10918_1"), ("01", "ISO_15444_1", "ISO_15444_1")],
+)
+def test_a_source_whose_encoding_is_lossy_is_said_to_be_lossy(
+    tmp_path: Path, stated: str | None, method: str | None, expected: str
+) -> None:
+    smooth = np.linspace(20, 230, 24 * 20).reshape(24, 20).astype(np.uint8)
+    source = cr_dataset(smooth, bits_stored=8, LossyImageCompression=stated, LossyImageCompressionMethod=method)
+    jpeg = BytesIO()
+    Image.fromarray(smooth).save(jpeg, "JPEG", quality=90)
+    source.PixelData = encapsulate([jpeg.getvalue()])
+    source["PixelData"].is_undefined_length = True
+    source.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    derived = derived_from(tmp_path, source)
+    assert derived.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert (derived.LossyImageCompression, derived.LossyImageCompressionMethod) == ("01", expected)
+
+
+def test_an_extended_offset_table_goes_with_the_frames_that_it_points_to(tmp_path: Path) -> None:
+    source = set_transfer_syntax(xa_dataset(CINE), RLELossless)
+    frames = list(generate_frames(source.PixelData, number_of_frames=3))
+    source.PixelData, source.ExtendedOffsetTable, source.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    source["PixelData"].is_undefined_length = True
+    derived = derived_from(tmp_path, source)
+    assert derived.file_meta.TransferSyntaxUID == RLELossless
+    assert "ExtendedOffsetTable" not in derived
+    assert "ExtendedOffsetTableLengths" not in derived
+    assert np.abs(derived.pixel_array.astype(int) - CINE).max() <= 2
+
+
+def test_the_node_states_when_it_contributed_with_its_offset_where_the_object_has_none(tmp_path: Path) -> None:
+    derived = derived_from(tmp_path, dx_dataset(STORED), equipment="preserve")
+    assert derived.ContributingEquipmentSequence[0].ContributionDateTime == "20260506070809.123456+0000"
+
+
+def test_a_contributor_stays_before_the_node_in_mode_preserve(tmp_path: Path) -> None:
+    earlier = Dataset()
+    earlier.Manufacturer = "Stitching Works"
+    earlier.PurposeOfReferenceCodeSequence = Sequence([code("109102", "DCM", "Processing Equipment")])
+    source = cr_dataset(STORED, ContributingEquipmentSequence=Sequence([earlier]), ImageType=["DERIVED", "PRIMARY"])
+    first, node = derived_from(tmp_path, source, equipment="preserve").ContributingEquipmentSequence
+    assert (first.Manufacturer, node.Manufacturer) == ("Stitching Works", "dicom-node")
 
 
 # -- what is enhanced ---------------------------------------------------------------------------------
