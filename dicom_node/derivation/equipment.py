@@ -47,7 +47,8 @@ def describe_equipment(derived: Dataset, source: Dataset, context: DerivationCon
 def _device(source: Dataset, unconverted: Dataset) -> Dataset:
     # The bytes go into the item: not all text that can be decoded can be encoded again.
     item = Dataset(parent_encoding=unconverted.original_character_set)
-    item.set_original_encoding(*unconverted.original_encoding, unconverted.original_character_set)
+    implicit, little = unconverted.original_encoding
+    item.set_original_encoding(implicit, little, unconverted.original_character_set)
     for keyword in CONTRIBUTED:
         if keyword in source and not source[keyword].is_empty:
             tag = source[keyword].tag

@@ -16,6 +16,7 @@ from tests.support.sample_run import (
     Passage,
     Sample,
     SampleRun,
+    Told,
     folder_samples,
     further_samples,
     pydicom_samples,

@@ -250,6 +250,33 @@ def test_dcmtk_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]
     assert decoded >= {ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless}
 
 
+@needs("dcmdump")
+@pytest.mark.parametrize(
+    ("charset", "written", "read"),
+    [
+        ("ISO_IR 192", "胸部 p.a. ö".encode(), "胸部 p.a. ö"),
+        ("GB18030", b"\xd0\xd8\xb2\xbf", "胸部"),
+        ("ISO_IR 13", b"\xb7\xd6\xb3\xcc\xde PA", "ｷﾖｳﾌﾞ PA"),
+        ("ISO_IR 144", "Грудная клетка".encode("iso8859_5"), "Грудная клетка"),
+        ("\\ISO 2022 IR 149", b"\x1b$)C\xc8\xe4\xba\xce PA", "흉부 PA"),
+        ("\\ISO 2022 IR 58", b"\x1b$)A\xd0\xd8\xb2\xbf PA", "胸部 PA"),
+    ],
+)
+# Not ISO 2022 IR 87, which Debian's DCMTK can't convert.
+def test_dcmtk_reads_text_in_its_character_set(tmp_path: Path, charset: str, written: bytes, read: str) -> None:
+    length = len(written) + len(written) % 2
+    source = dx_dataset(np.zeros((8, 8), np.uint16), SpecificCharacterSet=charset.split("\\"))
+    source.SeriesDescription = source.InstitutionName = "x" * length
+    path = save(source, tmp_path / "source.dcm")
+    path.write_bytes(path.read_bytes().replace(b"x" * length, written.ljust(length)))
+    derived = derive_file(path, tmp_path / "derived.dcm", context())
+    done = subprocess.run(["dcmdump", "+U8", "-q", str(derived)], capture_output=True, timeout=60, check=True)
+    lines = done.stdout.decode("utf-8").splitlines()
+    assert [line for line in lines if f"[{read} (denoised)]" in line and "SeriesDescription" in line]
+    # Once of the object, once of the equipment that contributed.
+    assert len([line for line in lines if f"[{read}]" in line and "InstitutionName" in line]) == 2
+
+
 def test_gdcm_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]) -> None:
     for source, derived in pairs["standard"]:
         values = stored_values(derived)

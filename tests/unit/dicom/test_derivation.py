@@ -753,7 +753,12 @@ def test_smallest_and_largest_of_signed_pixels_are_signed(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("stated", "method", "expected"),
-    [(None, None, "ISO_10918_1"), ("00", None, "ISO_10918_1"), ("01", "ISO_15444_1", "ISO_15444_1")],
+    [
+        (None, None, "ISO_10918_1"),
+        ("00", None, "ISO_10918_1"),
+        ("00", "ISO_15444_1", "ISO_15444_1"),
+        ("01", "ISO_15444_1", "ISO_15444_1"),
+    ],
 )
 def test_a_source_whose_encoding_is_lossy_is_said_to_be_lossy(
     tmp_path: Path, stated: str | None, method: str | None, expected: str
