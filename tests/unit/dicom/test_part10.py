@@ -22,6 +22,7 @@ from pydicom.uid import (
 
 from dicom_node.derivation import is_enhanceable
 from dicom_node.errors import UnsupportedPixels
+from dicom_node.header_encoding import encode_elements
 from dicom_node.part10 import PIXEL_DATA, detached_view, open_part10, readable
 from dicom_node.pixels import iter_frames, read_spec
 from tests.support.objects import dx_dataset, save, set_transfer_syntax, xa_dataset
@@ -60,6 +61,25 @@ def test_every_attribute_is_there_but_for_pixel_data(tmp_path: Path, syntax: UID
         assert part10.header.DataSetTrailingPadding == bytes(6)
         assert part10.pixel_data is not None
         assert part10.pixel_data.encapsulated == syntax.is_encapsulated
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_private_sequence_hidden_in_un_is_encoded_as_it_came(tmp_path: Path, implicit: bool) -> None:
+    element = struct.pack("<HHI", 0x0029, 0x1011, 4) + b"data"
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, len(element)) + element
+    end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    path = written(tmp_path, UID(ExplicitVRLittleEndian))
+    plain = struct.pack("<HH2sHI", 0x0029, 0x1010, b"OB", 0, 6) + b"\0\1data"
+    hidden = struct.pack("<HH2sHI", 0x0029, 0x1010, b"UN", 0, 0xFFFFFFFF) + items + end
+    data = path.read_bytes()
+    assert data.count(plain) == 1
+    path.write_bytes(data.replace(plain, hidden))
+    with open_part10(path) as part10:
+        encoded = encode_elements(part10.header, implicit=implicit)
+        following = part10.header.get_item(0x00400555)
+    expected = struct.pack("<HHI", 0x0029, 0x1010, 0xFFFFFFFF) + items + end if implicit else hidden
+    assert expected in encoded
+    assert following is not None
 
 
 def test_looking_at_a_view_leaves_the_bytes_as_they_are(tmp_path: Path) -> None:
