@@ -21,14 +21,13 @@ from config.settings import (
     SourceSettings,
 )
 
-# What a first settings file needs beyond the defaults: one modality, one PACS, one route.
+# What a first settings file needs beyond the defaults: one modality, one PACS, one route, and the PACS for the rest.
 EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
     "sources": {"name": "xray-room-1", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.1", "192.168.10.0/24"]},
     "destinations": {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 11113},
     "routes": {"name": "radiographs", "match": {"Modality": "CR|DX|IO|XA|RF"}, "destinations": ["pacs"]},
+    "fallback": {"destinations": ["pacs"]},
 }
-# The route that takes what no other route took: forwarded as it came.
-EXAMPLE_REST = {"name": "everything-else", "enhance": False, "send": ["original"], "destinations": ["pacs"]}
 LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
     "destinations": DestinationSettings,
@@ -55,14 +54,11 @@ def render_example() -> str:
             ]
             if name == "destinations":
                 lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
-            if name == "routes":
-                lines += ["", "# What no route above took is forwarded untouched.", "[[routes]]"]
-                lines += [f"{key} = {toml_value(value)}" for key, value in EXAMPLE_REST.items()]
         else:
             model = field.annotation
             assert isinstance(model, type)
             assert issubclass(model, BaseModel)
-            lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, {})]
+            lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, EXAMPLE_VALUES.get(name, {}))]
     return "\n".join(lines) + "\n"
 
 

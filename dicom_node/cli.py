@@ -124,10 +124,19 @@ def _warnings(settings: Settings) -> list[str]:
     found = []
     if not settings.sources:
         found.append("no [[sources]]: every association will be rejected")
-    if not settings.routes:
-        found.append("no [[routes]]: everything received will be kept and nothing forwarded")
-    elif settings.routes[-1].match:
-        found.append("the last of [[routes]] has conditions: what no route matches is kept and not forwarded")
+    routes = settings.routes_in_order
+    if not routes:
+        found.append("no [[routes]] and no [fallback]: everything received will be kept and nothing forwarded")
+    elif routes[-1].match:
+        found.append(
+            "the last of [[routes]] has conditions and there is no [fallback]: "
+            "what no route matches is kept and not forwarded"
+        )
+    open_to_all = [place for place, one in enumerate(settings.routes) if not one.match][:1]
+    for place in open_to_all:
+        before = settings.routes[place].name
+        unreached = settings.routes[place + 1 :]
+        found += [f"route {one.name} is never reached: {before} before it takes everything" for one in unreached]
     return found
 
 
@@ -285,7 +294,7 @@ def route_test(
         called_ae_title=settings.node.ae_title,
         source=source_name(settings.sources, calling),
     )
-    chosen, trials = match_route(settings.routes, _read_header(file), sender)
+    chosen, trials = match_route(settings.routes_in_order, _read_header(file), sender)
     if as_json:
         _print_json({"route": chosen.name if chosen else None, "trials": [reports.trial_as_json(t) for t in trials]})
     else:

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, cast
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import data_element_generator, read_dataset, read_preamble
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -41,6 +42,7 @@ MAX_INFLATED_BYTES: Final = 2**31
 UNREADABLE: Final = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, EOFError, AssertionError,
     RecursionError, MemoryError, OverflowError, RuntimeError, ImportError, StopIteration, struct.error, zlib.error,
+    BytesLengthException, InvalidDicomError,
 )  # fmt: skip
 """What pydicom and its codec plugins raise on data sets that are broken; OSError is trouble of this machine."""
 

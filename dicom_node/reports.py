@@ -35,7 +35,9 @@ def show_status(console: Console, status: NodeStatus) -> None:
     if status.oldest_pending_s is not None:
         console.print(f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
     for uid in status.unrouted:
-        console.print(Text(f"Series {uid} is kept: no route matches; add [[routes]] for it and restart the node"))
+        console.print(
+            Text(f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node")
+        )
     for row in status.rejections:
         at = datetime.fromtimestamp(row["last_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         console.print(
