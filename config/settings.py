@@ -157,6 +157,15 @@ class DestinationSettings(_Table):
     )
     dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
     concurrency: int = Field(2, ge=1, le=64, description="Associations that may be open to it at once.")
+    compress: Literal["no", "jpeg-ls", "jpeg-2000", "rle"] = Field(
+        "no",
+        description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000 or rle. "
+        "Every frame is decoded again and compared; what the destination refuses in this form goes as it is.",
+    )
+    compress_originals: bool = Field(
+        False,
+        description="Compress originals too; false: enhanced images alone, and originals arrive byte for byte.",
+    )
     retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
 
 
