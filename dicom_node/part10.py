@@ -84,7 +84,7 @@ class Part10File:
     Attributes
     ----------
     header
-        Every attribute but those of group 7FE0, values unconverted, with `file_meta`.
+        Every attribute but those of group 7FE0, values unconverted, with `file_meta`, which names the transfer syntax.
     transfer_syntax_uid
         From the file meta information, or found out from the first bytes where that is missing.
     bulk
@@ -116,6 +116,7 @@ def open_part10(path: Path, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> 
         with readable("the data set"):
             file_meta = _read_file_meta(file)
             syntax = UID(str(file_meta.get("TransferSyntaxUID", "")) or _guess_transfer_syntax(file))
+            file_meta.TransferSyntaxUID = syntax
         if syntax != DeflatedExplicitVRLittleEndian:
             with readable("the data set"):
                 part10 = _read_data_set(file, syntax, file_meta)

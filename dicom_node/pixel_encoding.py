@@ -189,7 +189,7 @@ def output_syntax(spec: PixelSpec) -> UID:
     return UID(ExplicitVRLittleEndian)
 
 
-def can_hold(syntax: UID, spec: PixelSpec) -> bool:
+def can_hold(syntax: str, spec: PixelSpec) -> bool:
     """Tell whether a syntax of `ENCODABLE` keeps all that the cells mean; the values themselves are not looked at.
 
     RLE takes whole cells. The others take stored values, so bits above them and another High Bit would be lost.

@@ -24,6 +24,9 @@ from config.conditions import (
 from config.settings import SENDER_FACTS, RouteSettings, SourceSettings
 from dicom_node.part10 import UNREADABLE, detached_view
 
+PASSES_THROUGH: Final = "the route passes everything through"
+"""Why nothing is enhanced on a route with ``enhance = false``."""
+
 MAX_TEXT: Final = 10_240
 """Longest value that a condition looks at, in characters: what LT holds (PS3.5 6.2). The time that a pattern takes
 grows with the text, and a longer one is no name, code or number."""

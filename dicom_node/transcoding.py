@@ -142,7 +142,7 @@ def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> 
     if syntax not in ENCODABLE:
         raise DerivationError(f"{syntax.name} is not a lossless transfer syntax that is written here")
     with open_part10(path) as part10:
-        spec = _compressible(part10, syntax)
+        spec = check_compressible(part10, syntax)
         with _around_pixels(detached_view(part10.header), target, implicit=False):
             target.write(element_header(PIXEL_DATA, "OB", _UNDEFINED, implicit=False))
             cells = (frame.cells for frame in iter_frames(part10, spec))
@@ -151,8 +151,8 @@ def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> 
             target.write(element_header(SEQUENCE_DELIMITER, "", 0, implicit=True))
 
 
-def _compressible(part10: Part10File, syntax: UID) -> PixelSpec:
-    """Return what the attributes say of the pixels; UnsupportedPixels if they are to stay as they are."""
+def check_compressible(part10: Part10File, syntax: str) -> PixelSpec:
+    """Return what the attributes say of the pixels; UnsupportedPixels says why they are to stay as they are."""
     if part10.pixel_data is None:
         raise UnsupportedPixels("there is no Pixel Data")
     if part10.pixel_data.encapsulated:
@@ -164,7 +164,7 @@ def _compressible(part10: Part10File, syntax: UID) -> PixelSpec:
     if part10.pixel_data.length != needed + needed % 2:
         raise UnsupportedPixels(f"Pixel Data holds {part10.pixel_data.length} bytes, the attributes ask for {needed}")
     if not can_hold(syntax, spec):
-        raise UnsupportedPixels(f"{syntax.name} has no place for bits of its pixel cells beside the stored ones")
+        raise UnsupportedPixels(f"{UID(syntax).name} has no place for bits of its pixel cells beside the stored ones")
     return spec
 
 
