@@ -163,7 +163,7 @@ def _read(value: Any) -> _Found:
         return _Found(is_present=len(value) > 0, shown=f"({len(value)} items)")
     if isinstance(value, bytes):
         # A private element that came in implicit VR has no VR that says that it is text.
-        value = value.decode("ascii").rstrip(" \0").split("\\") if len(value) <= MAX_TEXT else "x" * len(value)
+        value = value.decode("ascii").rstrip(" \0").split("\\")
     texts = [str(one) for one in (value if isinstance(value, list | MultiValue) else [value]) if one is not None]
     if not any(texts):
         return _Found(shown="(empty)")

@@ -229,6 +229,15 @@ def test_hostile_values_raise_nothing_and_are_left_as_they_are(ds: Dataset, key:
     assert {tag: ds.get_item(tag) for tag in ds.keys()} == before  # noqa: SIM118
 
 
+@pytest.mark.parametrize("vr", ["LO", "UN"])
+def test_a_value_that_is_too_long_is_there_but_matches_nothing(vr: str) -> None:
+    for length, said in ((MAX_TEXT, "x" * MAX_TEXT), (MAX_TEXT + 1, "(too long)")):
+        ds = raw_header((0x00190010, "LO", b"ACME"), (0x00191010, vr, b"x" * length))
+        assert holds(ds, "(0019,xx10,ACME)", "x+") is (length == MAX_TEXT)
+        assert holds(ds, "(0019,xx10,ACME)", {"present": True})
+        assert shown(ds, "(0019,xx10,ACME)") == said
+
+
 @given(
     element=st.sampled_from([0x00280010, 0x00080060, 0x00081030, 0x00400275, 0x00080022, 0x00101010, 0x00189306]),
     vr=st.sampled_from(["US", "CS", "LO", "SQ", "DA", "AS", "FD", "DS", "IS", "UN", "PN", "AT", "OB", None]),

@@ -34,8 +34,9 @@ from dicom_node import pixel_encoding
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.part10 import open_part10
 from dicom_node.pixels import iter_frames, read_spec
-from dicom_node.transcoding import to_compressed, write_compressed
+from dicom_node.transcoding import check_compressible, to_compressed, write_compressed
 from tests.support.objects import private_dataset, save, set_transfer_syntax, sr_dataset, xa_dataset
+from tests.support.samples import DICOM_SAMPLES, requires_dicom_samples
 
 OTHER_DECODER = {JPEGLSLossless: "gdcm", JPEG2000Lossless: "gdcm", RLELossless: "pydicom"}
 """Decoders of other makers than those that compression believes."""
@@ -292,3 +293,45 @@ def test_memory_is_bounded_by_one_frame(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 * 2**20
+
+
+def samples() -> list[Path]:
+    return [path for path in sorted(DICOM_SAMPLES.rglob("*")) if path.is_file() and path.suffix not in (".csv", ".md")]
+
+
+@requires_dicom_samples
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("path", samples(), ids=lambda path: path.name[:40])
+def test_a_real_object_is_exact_or_stays_as_it_is(path: Path) -> None:
+    for syntax in CODECS:
+        try:
+            result = compressed(path, syntax)
+        except (UnsupportedPixels, DerivationError):
+            continue
+        with open_part10(path) as part10:
+            before = [frame.cells for frame in iter_frames(part10, read_spec(part10.header))]
+        after = [frame.cells for frame in iter_frames(result, read_spec(result))]
+        assert np.array_equal(before, after)
+
+
+@requires_dicom_samples
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("syntax", CODECS)
+def test_every_real_grey_image_of_some_size_is_compressed_but_one(syntax: UID) -> None:
+    declined, tried = [], 0
+    for path in samples():
+        try:
+            with open_part10(path) as part10:
+                spec = check_compressible(part10, RLELossless)
+        except UnsupportedPixels:
+            continue
+        if min(spec.rows, spec.columns) < SMALLEST[syntax]:
+            continue
+        tried += 1
+        try:
+            write_compressed(path, syntax, BytesIO())
+        except UnsupportedPixels:
+            declined.append(path.name)
+    assert tried > 25
+    # It has something in the bits above the stored ones.
+    assert declined == ([] if syntax == RLELossless else ["pydicom__mlut_19.dcm"])
