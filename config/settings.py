@@ -160,7 +160,8 @@ class DestinationSettings(_Table):
     compress: Literal["no", "jpeg-ls", "jpeg-2000", "rle"] = Field(
         "no",
         description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000 or rle. "
-        "Every frame is decoded again and compared; what the destination refuses in this form goes as it is.",
+        "Every frame is decoded again and compared. What the destination refuses in this form, or takes more than "
+        "20 seconds, goes as it is.",
     )
     compress_originals: bool = Field(
         False,

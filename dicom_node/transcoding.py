@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from dicom_node.part10 import (
     readable,
 )
 from dicom_node.pixel_encoding import ENCODABLE, can_hold, encapsulate
-from dicom_node.pixels import PixelSpec, cell_bytes, iter_decoded, iter_frames, read_spec
+from dicom_node.pixels import Cells, PixelSpec, cell_bytes, iter_decoded, iter_frames, read_spec
 
 TARGETS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MAX_VALUE_BYTES: Final = 2**32 - 2
@@ -82,7 +84,9 @@ def to_uncompressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None
 
 
 @contextmanager
-def to_compressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None = None) -> Iterator[Path]:
+def to_compressed(
+    path: Path, transfer_syntax_uid: str, *, folder: Path | None = None, limit_s: float = math.inf
+) -> Iterator[Path]:
     """Give a temporary file that holds the data set of `path` compressed without loss, alone, with no file meta.
 
     Parameters
@@ -93,11 +97,14 @@ def to_compressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None =
         RLE Lossless, JPEG-LS Lossless or JPEG 2000 Lossless.
     folder
         For the temporary file; default: the system's.
+    limit_s
+        Time after which no further frame is begun, in seconds.
 
     Raises
     ------
     UnsupportedPixels
-        If it is no uncompressed grey image of up to 16 bits, or the syntax can't hold every bit of its cells.
+        If it is no uncompressed grey image of up to 16 bits, the syntax can't hold every bit of its cells, or the time
+        is up.
     DerivationError
         If attributes can't be encoded in explicit VR.
 
@@ -107,7 +114,7 @@ def to_compressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None =
     their bytes, and those that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
     with _scratch_file(folder) as (file, name):
-        write_compressed(path, transfer_syntax_uid, file)
+        write_compressed(path, transfer_syntax_uid, file, limit_s=limit_s)
         file.flush()
         yield name
 
@@ -136,7 +143,7 @@ def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -
                 _write_decoded(decoded, part10, target, implicit=implicit)
 
 
-def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> None:
+def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO, *, limit_s: float = math.inf) -> None:
     """Write the data set of `path` to `target`, which is seekable, compressed; see `to_compressed`."""
     syntax = UID(transfer_syntax_uid)
     if syntax not in ENCODABLE:
@@ -145,10 +152,17 @@ def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> 
         spec = check_compressible(part10, syntax)
         with _around_pixels(detached_view(part10.header), target, implicit=False):
             target.write(element_header(PIXEL_DATA, "OB", _UNDEFINED, implicit=False))
-            cells = (frame.cells for frame in iter_frames(part10, spec))
-            if not encapsulate(cells, spec, syntax, target):
+            if not encapsulate(_cells(part10, spec, limit_s), spec, syntax, target):
                 raise UnsupportedPixels(f"{syntax.name} can't hold its pixel cells exactly")
             target.write(element_header(SEQUENCE_DELIMITER, "", 0, implicit=True))
+
+
+def _cells(part10: Part10File, spec: PixelSpec, limit_s: float) -> Iterator[Cells]:
+    end = time.monotonic() + limit_s
+    for frame in iter_frames(part10, spec):
+        if time.monotonic() > end:
+            raise UnsupportedPixels(f"compressing it takes longer than {limit_s:g} s")
+        yield frame.cells
 
 
 def check_compressible(part10: Part10File, syntax: str) -> PixelSpec:

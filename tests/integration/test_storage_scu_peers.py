@@ -203,7 +203,7 @@ def test_originals_go_byte_for_byte_unless_the_destination_asks_for_more(tmp_pat
 def test_an_image_that_can_t_be_compressed_goes_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
-    def fail(*_args: object) -> None:
+    def fail(*_args: object, **_options: object) -> None:
         raise trouble
 
     monkeypatch.setattr("dicom_node.transcoding.write_compressed", fail)

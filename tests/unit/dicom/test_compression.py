@@ -281,6 +281,16 @@ def test_a_codec_that_errs_in_the_last_frame_ends_in_no_file(
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_a_long_cine_is_given_up_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr("dicom_node.transcoding.time.monotonic", lambda: float(next(seconds)))
+    source = save(image(np.zeros((6, 16, 16), np.uint16), bits_stored=12), tmp_path / "cine.dcm")
+    with to_compressed(source, RLELossless, folder=tmp_path, limit_s=6) as path:
+        assert path.exists()
+    with pytest.raises(UnsupportedPixels, match="compressing it takes longer than 5 s"):
+        write_compressed(source, RLELossless, BytesIO(), limit_s=5)
+
+
 def test_memory_is_bounded_by_one_frame(tmp_path: Path) -> None:
     # 300 frames of 128 kB, 38 MB in all.
     cells = np.broadcast_to(np.arange(256 * 256, dtype=np.uint16).reshape(256, 256) % 251, (300, 256, 256))
