@@ -157,11 +157,11 @@ class DestinationSettings(_Table):
     )
     dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
     concurrency: int = Field(2, ge=1, le=64, description="Associations that may be open to it at once.")
-    compress: Literal["no", "jpeg-ls", "jpeg-2000", "rle"] = Field(
+    compress: Literal["no", "jpeg-ls", "jpeg-2000", "jpeg-lossless", "rle"] = Field(
         "no",
-        description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000 or rle. "
-        "Every frame is decoded again and compared. What the destination refuses in this form, or takes more than "
-        "20 seconds, goes as it is.",
+        description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000, "
+        "jpeg-lossless (process 14 SV1) or rle. Every frame is decoded again and compared. What the destination "
+        "refuses in this form, or takes more than 20 seconds, goes as it is.",
     )
     compress_originals: bool = Field(
         False,

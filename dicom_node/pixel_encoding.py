@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import (
     UID,
@@ -21,11 +22,14 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.jpeg_lossless import encode_jpeg_lossless
 from dicom_node.part10 import UNREADABLE, PixelDataElement
 from dicom_node.pixels import Cells, PixelSpec, StoredFrame, cell_bytes, iter_decoded, stored_values
 
@@ -33,6 +37,8 @@ ENCODABLE: Final[dict[UID, str]] = {
     RLELossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls",
     JPEG2000Lossless: "pylibjpeg",
+    JPEGLossless: "gdcm",
+    JPEGLosslessSV1: "gdcm",
 }
 """Compressed transfer syntaxes that we write, and the codec: each frame is decoded again and compared before it is
 used. Left to choose, pydicom takes GDCM for RLE, which ends the process where rows x columns is odd."""
@@ -249,9 +255,7 @@ def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
         "pixel_representation": int(spec.signed and not whole),
     }
     try:
-        frame = get_encoder(syntax).encode(
-            np.ascontiguousarray(pixels), encoding_plugin=ENCODABLE[syntax], pixel_keyword="PixelData", **options
-        )
+        frame = _encode(np.ascontiguousarray(pixels), syntax, options)
         frame += b"\0" * (len(frame) % 2)
         wrapped = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
         wrapped += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
@@ -265,3 +269,9 @@ def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
         # Bits beside the stored ones would be lost.
         return None
     return frame
+
+
+def _encode(pixels: NDArray[Any], syntax: UID, options: dict[str, Any]) -> bytes:
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return encode_jpeg_lossless(pixels, bits_stored=options["bits_stored"])
+    return get_encoder(syntax).encode(pixels, encoding_plugin=ENCODABLE[syntax], pixel_keyword="PixelData", **options)

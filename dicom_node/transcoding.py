@@ -94,7 +94,7 @@ def to_compressed(
     path
         A Part 10 file whose pixel data is not compressed.
     transfer_syntax_uid
-        RLE Lossless, JPEG-LS Lossless or JPEG 2000 Lossless.
+        One of `ENCODABLE`: RLE Lossless, JPEG Lossless, JPEG-LS Lossless or JPEG 2000 Lossless.
     folder
         For the temporary file; default: the system's.
     limit_s

@@ -11,6 +11,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -23,6 +24,7 @@ FALLBACK_SYNTAXES: Final[tuple[str, ...]] = (ExplicitVRLittleEndian, ImplicitVRL
 COMPRESSIONS: Final[Mapping[str, str]] = {
     "jpeg-ls": JPEGLSLossless,
     "jpeg-2000": JPEG2000Lossless,
+    "jpeg-lossless": JPEGLosslessSV1,
     "rle": RLELossless,
 }
 """What the setting `compress` of a destination stands for."""

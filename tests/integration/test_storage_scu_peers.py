@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -110,9 +111,9 @@ def derived_images(folder: Path) -> list[DeliveryItem]:
     signed = cr_dataset(np.zeros((64, 64), np.uint16))
     signed.PixelRepresentation = 1
     signed.PixelData = rng.integers(-2048, 2048, (64, 64)).astype("<i2").tobytes()
-    narrow = cr_dataset(np.zeros((51, 53), np.uint16))
+    narrow = cr_dataset(np.zeros((51, 54), np.uint16))
     narrow.BitsAllocated, narrow.BitsStored, narrow.HighBit = 8, 8, 7
-    narrow.PixelData = rng.integers(0, 256, (51, 53)).astype(np.uint8).tobytes() + b"\0"
+    narrow.PixelData = rng.integers(0, 256, (51, 54)).astype(np.uint8).tobytes()
     kinds = {
         "dx": dx,
         "cine": set_transfer_syntax(cine, ImplicitVRLittleEndian),
@@ -131,7 +132,12 @@ def assert_same_object(source: Dataset, received: Dataset) -> None:
     assert [e for e in received if e.keyword not in apart] == [e for e in source if e.keyword not in apart]
 
 
-COMPRESSIONS = {"jpeg-ls": JPEGLSLossless, "jpeg-2000": JPEG2000Lossless, "rle": RLELossless}
+COMPRESSIONS = {
+    "jpeg-ls": JPEGLSLossless,
+    "jpeg-2000": JPEG2000Lossless,
+    "jpeg-lossless": JPEGLosslessSV1,
+    "rle": RLELossless,
+}
 
 
 @requires_dcmtk
@@ -139,11 +145,11 @@ COMPRESSIONS = {"jpeg-ls": JPEGLSLossless, "jpeg-2000": JPEG2000Lossless, "rle":
 @pytest.mark.parametrize(
     ("option", "taken"),
     [
-        ("--accept-all", "jpeg-ls jpeg-2000 rle"),
+        ("--accept-all", "jpeg-ls jpeg-2000 rle jpeg-lossless"),
         ("--prefer-jls-lossless", "jpeg-ls"),
         ("--prefer-j2k-lossless", "jpeg-2000"),
         ("--prefer-rle", "rle"),
-        ("--prefer-lossless", ""),
+        ("--prefer-lossless", "jpeg-lossless"),
         ("--prefer-little", ""),
     ],
 )
