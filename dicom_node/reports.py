@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from config.settings import Content
 from dicom_node.forecast import Forecast
 from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
@@ -109,7 +110,8 @@ def _show_forecast(console: Console, forecast: Forecast) -> None:
     console.print(Text(f"  {what}"), soft_wrap=True)
     for shipment in forecast.shipments:
         names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
-        console.print(Text(f"  {shipment.destination} gets the {shipment.content} in {names}"), soft_wrap=True)
+        what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
+        console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
     text = run("route", "test", image, "-c", settings).stdout
     assert "holds  Modality = 'CR', wanted CR|DX|IO|XA|RF" in text
     assert "enhanced with strength 0.40 (Computed Radiography" in text
-    assert "pacs gets the enhanced in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
+    assert "pacs gets the enhanced image in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
 
 
 def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
