@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from enum import Enum
@@ -21,14 +22,13 @@ from config.settings import (
     SourceSettings,
 )
 
-# What a first settings file needs beyond the defaults: one modality, one PACS, one route.
+# What a first settings file needs beyond the defaults: one modality, one PACS, one route, and the PACS for the rest.
 EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
     "sources": {"name": "xray-room-1", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.1", "192.168.10.0/24"]},
     "destinations": {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": 11113},
     "routes": {"name": "radiographs", "match": {"Modality": "CR|DX|IO|XA|RF"}, "destinations": ["pacs"]},
+    "fallback": {"destinations": ["pacs"]},
 }
-# The route that takes what no other route took: forwarded as it came.
-EXAMPLE_REST = {"name": "everything-else", "enhance": False, "send": ["original"], "destinations": ["pacs"]}
 LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
     "destinations": DestinationSettings,
@@ -55,14 +55,11 @@ def render_example() -> str:
             ]
             if name == "destinations":
                 lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
-            if name == "routes":
-                lines += ["", "# What no route above took is forwarded untouched.", "[[routes]]"]
-                lines += [f"{key} = {toml_value(value)}" for key, value in EXAMPLE_REST.items()]
         else:
             model = field.annotation
             assert isinstance(model, type)
             assert issubclass(model, BaseModel)
-            lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, {})]
+            lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, EXAMPLE_VALUES.get(name, {}))]
     return "\n".join(lines) + "\n"
 
 
@@ -129,10 +126,15 @@ def toml_value(value: Any) -> str:
     if isinstance(value, Enum | Path):
         value = str(value)
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+        entries = ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {entries} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config.settings import Settings
+from config.conditions import KIND_NAMES
+from config.settings import FALLBACK, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def _schema_faults(error: ValidationError) -> list[Fault]:
 
 
 def _names_alternative(part: int | str) -> bool:
-    return isinstance(part, str) and (part in {"str", "float", "Range", "constrained-float"} or "[" in part)
+    return isinstance(part, str) and (part in {"str", "float", "constrained-float"} | KIND_NAMES or "[" in part)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
@@ -134,12 +135,22 @@ def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
                 )
     known = [str(entry.get("name")) for entry in _entries(raw, "destinations")]
     for index, route in enumerate(_entries(raw, "routes")):
-        wanted = route.get("destinations", ())
-        for name in wanted if isinstance(wanted, list) else ():
-            if name not in known:
-                allowed = "the name of a destination: " + (", ".join(known) or "none is defined")
-                faults.append(Fault(path=f"routes[{index}].destinations", value=repr(name), allowed=allowed))
+        faults += _unknown_destinations(f"routes[{index}].destinations", route, known)
+        if route.get("name") == FALLBACK:
+            allowed = "another name; this one is that of [fallback]"
+            faults.append(Fault(path=f"routes[{index}].name", value=repr(FALLBACK), allowed=allowed))
+    fallback = raw.get("fallback")
+    if isinstance(fallback, Mapping):
+        faults += _unknown_destinations("fallback.destinations", fallback, known)
     return faults
+
+
+def _unknown_destinations(path: str, table: Mapping[str, Any], known: list[str]) -> Iterator[Fault]:
+    wanted = table.get("destinations", ())
+    for name in wanted if isinstance(wanted, list) else ():
+        if name not in known:
+            allowed = "the name of a destination: " + (", ".join(known) or "none is defined")
+            yield Fault(path=path, value=repr(name), allowed=allowed)
 
 
 def _entries(raw: Mapping[str, Any], table: str) -> list[Mapping[str, Any]]:

@@ -6,15 +6,20 @@ The commented example file and the settings page of the documentation are render
 
 from __future__ import annotations
 
-import difflib
 import enum
 import ipaddress
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydicom.datadict import keyword_dict, tag_for_keyword
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from config.attribute_paths import FORMS, parse_path
+from config.conditions import Condition, check_pattern, patterns_of
+
+FALLBACK = "fallback"
+"""Name of the route that [fallback] stands for; no route of the settings may have it."""
 
 STRENGTH_PRESETS = {"mild": 0.4, "standard": 0.7, "strong": 0.9}
 
@@ -152,22 +157,17 @@ class DestinationSettings(_Table):
     )
     dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
     concurrency: int = Field(2, ge=1, le=64, description="Associations that may be open to it at once.")
+    compress: Literal["no", "jpeg-ls", "jpeg-2000", "jpeg-lossless", "rle"] = Field(
+        "no",
+        description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000, "
+        "jpeg-lossless (process 14 SV1) or rle. Every frame is decoded again and compared. What the destination "
+        "refuses in this form, or takes more than 20 seconds, goes as it is.",
+    )
+    compress_originals: bool = Field(
+        False,
+        description="Compress originals too; false: enhanced images alone, and originals arrive byte for byte.",
+    )
     retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
-
-
-class Range(_Table):
-    """A numeric condition of a route: both bounds are inclusive, each may be left out."""
-
-    min: float | None = Field(None, description="Smallest value that matches.")
-    max: float | None = Field(None, description="Largest value that matches.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min is None and self.max is None:
-            raise ValueError("min, max or both")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError("min not above max")
-        return self
 
 
 class Content(enum.StrEnum):
@@ -177,7 +177,8 @@ class Content(enum.StrEnum):
     ENHANCED = "enhanced"
 
 
-Condition = str | tuple[str, ...] | Range
+SENDER_FACTS = ("calling_ae_title", "called_ae_title", "source")
+"""What a condition may ask of the association instead of the object."""
 
 
 class RouteSettings(_Table):
@@ -186,9 +187,13 @@ class RouteSettings(_Table):
     name: Name = Field(..., description="Name of the route.")
     match: dict[str, Condition] = Field(
         default_factory=dict,
-        description="Conditions, all of which must hold: attribute keyword or tag (gggg,eeee), or calling_ae_title, "
-        "called_ae_title, source; the value is a regular expression for the whole text, a list of them, or "
-        "{ min = 0, max = 1 }. Empty matches everything.",
+        description="Conditions, all of which must hold. Each is for an attribute, by keyword, tag (gggg,eeee) or "
+        "private tag with its creator (gggg,xxee,CREATOR), in items of sequences by a path such as "
+        "RequestAttributesSequence.ScheduledProcedureStepDescription; or for calling_ae_title, called_ae_title, "
+        "source. It is a regular expression (RE2) for the whole text, a list of them, a range { min = 0, max = 1 } of "
+        'numbers, dates ("2026-01-31"), times ("08:30") or ages ("18Y"), { not = ... } of one of these, or '
+        "{ present = true }. "
+        "Any of several values or items may match. Empty matches everything.",
     )
     enhance: bool = Field(
         True, description="Denoise the images of enabled SOP classes; false passes everything through."
@@ -219,29 +224,22 @@ class RouteSettings(_Table):
     )
     destinations: tuple[Name, ...] = Field(..., min_length=1, description="Destinations by name.")
 
+    @field_validator("match", mode="before")
+    @classmethod
+    def _flat(cls, match: object) -> object:
+        # TOML reads a dotted key without quotes as tables in tables.
+        return dict(_dotted(match)) if isinstance(match, dict) else match
+
     @field_validator("match", mode="after")
     @classmethod
     def _conditions(cls, match: dict[str, Condition]) -> dict[str, Condition]:
         for key, condition in match.items():
-            if not re.fullmatch(
-                r"[A-Z][A-Za-z0-9]*|\([0-9A-Fa-f]{4},[0-9A-Fa-f]{4}\)|calling_ae_title|called_ae_title|source", key
-            ):
-                raise ValueError(
-                    f"{key!r} is not an attribute keyword, a tag (gggg,eeee), "
-                    "calling_ae_title, called_ae_title or source"
-                )
-            if key[0].isupper() and tag_for_keyword(key) is None:
-                near = difflib.get_close_matches(key, keyword_dict, n=1)
-                raise ValueError(
-                    f"{key!r} is no attribute keyword of DICOM" + (f"; did you mean {near[0]}?" if near else "")
-                )
-            if isinstance(condition, Range):
-                continue
-            for pattern in (condition,) if isinstance(condition, str) else condition:
-                try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"a regular expression; {pattern!r} is none ({error})") from None
+            if key not in SENDER_FACTS:
+                if not re.match(r"[A-Z(]", key):
+                    raise ValueError(f"{key!r} is not {FORMS}, nor one of {', '.join(SENDER_FACTS)}")
+                parse_path(key)
+            for pattern in patterns_of(condition):
+                check_pattern(pattern)
         return match
 
     @field_validator("sop_classes")
@@ -256,6 +254,24 @@ class RouteSettings(_Table):
     def strength_value(self) -> float:
         """Share of the estimated noise that is removed, 0 to 1."""
         return STRENGTH_PRESETS[self.strength] if isinstance(self.strength, str) else self.strength
+
+
+def _dotted(match: dict[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in match.items():
+        if isinstance(value, dict) and value and all(re.match(r"[A-Z(]", str(inner)) for inner in value):
+            yield from _dotted(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+class FallbackSettings(_Table):
+    """What happens to a series that no route takes: it is forwarded untouched, or kept."""
+
+    destinations: tuple[Name, ...] = Field(
+        (),
+        description="Destinations by name that get, untouched, what no route takes. Empty: such a series is kept, "
+        "`dicom-node status` names it, and it goes on when a route or a destination here takes it after a restart.",
+    )
 
 
 class ModelSettings(_Table):
@@ -317,6 +333,7 @@ class Settings(_Table):
     sources: tuple[SourceSettings, ...] = Field(())
     destinations: tuple[DestinationSettings, ...] = Field(())
     routes: tuple[RouteSettings, ...] = Field(())
+    fallback: FallbackSettings = Field(FallbackSettings())
     model: ModelSettings = Field(ModelSettings())
     derivation: DerivationSettings = Field(DerivationSettings())
     retention: RetentionSettings = Field(RetentionSettings())
@@ -329,9 +346,19 @@ class Settings(_Table):
                 return destination
         raise KeyError(name)
 
+    @property
+    def routes_in_order(self) -> tuple[RouteSettings, ...]:
+        """The routes, and behind them the one that forwards untouched what none of them takes, where that is set."""
+        if not self.fallback.destinations:
+            return self.routes
+        last = RouteSettings(
+            name=FALLBACK, enhance=False, send=(Content.ORIGINAL,), destinations=self.fallback.destinations
+        )
+        return (*self.routes, last)
+
     def route(self, name: str) -> RouteSettings:
-        """Return the route called `name`; KeyError if there is none."""
-        for route in self.routes:
+        """Return the route called `name`, the fallback's too; KeyError if there is none."""
+        for route in self.routes_in_order:
             if route.name == name:
                 return route
         raise KeyError(name)

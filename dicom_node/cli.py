@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from pydicom.dataset import Dataset
 from rich.console import Console
 from rich.text import Text
 
@@ -27,8 +26,9 @@ from dicom_node import app as application
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
+from dicom_node.forecast import Forecast, foresee
 from dicom_node.part10 import open_part10
-from dicom_node.routing import SenderFacts, match_route, source_name
+from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
 from dicom_node.states import DeliveryState
 from dicom_node.verification import verify as verify_state
@@ -125,10 +125,19 @@ def _warnings(settings: Settings) -> list[str]:
     found = []
     if not settings.sources:
         found.append("no [[sources]]: every association will be rejected")
-    if not settings.routes:
-        found.append("no [[routes]]: everything received will be kept and nothing forwarded")
-    elif settings.routes[-1].match:
-        found.append("the last of [[routes]] has conditions: what no route matches is kept and not forwarded")
+    routes = settings.routes_in_order
+    if not routes:
+        found.append("no [[routes]] and no [fallback]: everything received will be kept and nothing forwarded")
+    elif routes[-1].match:
+        found.append(
+            "the last of [[routes]] has conditions and there is no [fallback]: "
+            "what no route matches is kept and not forwarded"
+        )
+    open_to_all = [place for place, one in enumerate(settings.routes) if not one.match][:1]
+    for place in open_to_all:
+        before = settings.routes[place].name
+        unreached = settings.routes[place + 1 :]
+        found += [f"route {one.name} is never reached: {before} before it takes everything" for one in unreached]
     return found
 
 
@@ -274,34 +283,42 @@ def queue_retry(
 
 @route.command("test")
 def route_test(
-    file: Annotated[Path, typer.Argument(help="A DICOM object.", metavar="FILE.dcm")],
+    files: Annotated[list[Path], typer.Argument(help="DICOM objects, and folders of them.", metavar="FILE...")],
     config: ConfigFile,
     calling: Annotated[str, typer.Option(help="Calling AE title to assume.", metavar="AET")] = "",
+    called: Annotated[
+        str | None, typer.Option(help="Called AE title to assume; the node's own unless given.", metavar="AET")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Tell which route would take an object, and why."""
+    """Tell which route would take objects and why, what becomes of them, and what each destination gets.
+
+    Each object is judged as if it opened its series; nothing is sent. Exit code 1 if no route takes one.
+    """
     settings = load_settings(config)
     sender = SenderFacts(
         calling_ae_title=calling,
-        called_ae_title=settings.node.ae_title,
+        called_ae_title=settings.node.ae_title if called is None else called,
         source=source_name(settings.sources, calling),
     )
-    chosen, trials = match_route(settings.routes, _read_header(file), sender)
+    forecasts: list[tuple[Path, Forecast]] = []
+    skipped: list[sending.Trouble] = []
+    for file in sending.find_files(files):
+        try:
+            with open_part10(file) as part10:
+                forecasts.append((file, foresee(settings, part10, sender)))
+        except OSError as error:
+            skipped.append(sending.Trouble(path=file, reason=f"can't be read ({error.strerror})"))
+        except NodeError as error:
+            skipped.append(sending.Trouble(path=file, reason=str(error)))
+    if not forecasts:
+        said = f"{skipped[0].path}: {skipped[0].reason}" if skipped else f"{files[0]} is empty"
+        raise OperationRefused(f"{said}; name a DICOM file")
     if as_json:
-        _print_json({"route": chosen.name if chosen else None, "trials": [reports.trial_as_json(t) for t in trials]})
+        _print_json(reports.forecasts_as_json(forecasts, skipped))
     else:
-        reports.show_route(Console(), trials, chosen.name if chosen else None)
-    return EXIT_OK if chosen else EXIT_FOUND_FAULTS
-
-
-def _read_header(file: Path) -> Dataset:
-    try:
-        with open_part10(file) as part10:
-            return part10.header
-    except OSError as error:
-        raise OperationRefused(f"{file} can't be read ({error.strerror}); name a DICOM file") from error
-    except NodeError as error:
-        raise OperationRefused(f"{file}: {error}; name a DICOM file") from error
+        reports.show_forecasts(Console(), forecasts, skipped)
+    return EXIT_FOUND_FAULTS if any(forecast.route is None for _, forecast in forecasts) else EXIT_OK
 
 
 @commands.command()

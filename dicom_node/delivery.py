@@ -111,5 +111,6 @@ class Courier:
             transfer_syntax_uid=pending.transfer_syntax_uid,
             path=self.store.path(pending.key),
             dataset_offset=pending.dataset_offset,
+            is_derived=pending.is_derived,
             in_doubt=pending.in_doubt,
         )

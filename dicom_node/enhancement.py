@@ -26,6 +26,7 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, domain_of, from_exposure, iter_frames, read_spec, to_exposure
+from dicom_node.routing import PASSES_THROUGH
 from model.denoiser import Denoiser
 from model.errors import ModelError
 from model.exposure import DeclaredDose
@@ -120,7 +121,7 @@ class ImageEnhancer:
         """
         begin = time.perf_counter()
         if route is None or not route.enhance:
-            return _passed("the route passes everything through", begin), None
+            return _passed(PASSES_THROUGH, begin), None
         if isinstance(self._model, NoModel):
             return _passed(self._model.reason, begin), None
         try:

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, cast
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import data_element_generator, read_dataset, read_preamble
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -41,6 +42,7 @@ MAX_INFLATED_BYTES: Final = 2**31
 UNREADABLE: Final = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, EOFError, AssertionError,
     RecursionError, MemoryError, OverflowError, RuntimeError, ImportError, StopIteration, struct.error, zlib.error,
+    BytesLengthException, InvalidDicomError,
 )  # fmt: skip
 """What pydicom and its codec plugins raise on data sets that are broken; OSError is trouble of this machine."""
 
@@ -82,7 +84,7 @@ class Part10File:
     Attributes
     ----------
     header
-        Every attribute but those of group 7FE0, values unconverted, with `file_meta`.
+        Every attribute but those of group 7FE0, values unconverted, with `file_meta`, which names the transfer syntax.
     transfer_syntax_uid
         From the file meta information, or found out from the first bytes where that is missing.
     bulk
@@ -114,6 +116,7 @@ def open_part10(path: Path, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> 
         with readable("the data set"):
             file_meta = _read_file_meta(file)
             syntax = UID(str(file_meta.get("TransferSyntaxUID", "")) or _guess_transfer_syntax(file))
+            file_meta.TransferSyntaxUID = syntax
         if syntax != DeflatedExplicitVRLittleEndian:
             with readable("the data set"):
                 part10 = _read_data_set(file, syntax, file_meta)

@@ -1,11 +1,11 @@
-"""Encodes the frames of a derived object, losslessly, in the transfer syntax of its source where we can write it."""
+"""Encodes frames losslessly: those of a derived object in the syntax of its source, and any frame in a chosen one."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import (
     UID,
@@ -21,11 +22,14 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.jpeg_lossless import encode_jpeg_lossless
 from dicom_node.part10 import UNREADABLE, PixelDataElement
 from dicom_node.pixels import Cells, PixelSpec, StoredFrame, cell_bytes, iter_decoded, stored_values
 
@@ -33,6 +37,8 @@ ENCODABLE: Final[dict[UID, str]] = {
     RLELossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls",
     JPEG2000Lossless: "pylibjpeg",
+    JPEGLossless: "gdcm",
+    JPEGLosslessSV1: "gdcm",
 }
 """Compressed transfer syntaxes that we write, and the codec: each frame is decoded again and compared before it is
 used. Left to choose, pydicom takes GDCM for RLE, which ends the process where rows x columns is odd."""
@@ -44,6 +50,9 @@ MAX_DEFLATED_BYTES: Final = 64 * 2**20
 
 MAX_IN_MEMORY_BYTES: Final = 64 * 2**20
 """Pixel data beyond this is kept in a temporary file until the derived object is written."""
+
+MAX_OFFSET: Final = 2**32 - 1
+"""What an entry of the Basic Offset Table can say (PS3.5 A.4)."""
 
 MAX_VALUE_BYTES: Final = 2**32 - 2
 """What a 32-bit length can say of native pixel data (PS3.5 8.1.1)."""
@@ -113,8 +122,9 @@ class FrameWriter:
         syntax = output_syntax(self._spec)
         value: BinaryIO | None = None
         if syntax in ENCODABLE:
-            value = self._encapsulated(syntax)
-            syntax = syntax if value is not None else ExplicitVRLittleEndian
+            value = self._spool()
+            if not encapsulate(self._written_frames(), self._spec, syntax, value):
+                syntax, value = ExplicitVRLittleEndian, None
         if value is None:
             value = self._native(syntax)
         value.seek(0)
@@ -162,25 +172,6 @@ class FrameWriter:
             self._cells.write(b"\0")
         return self._cells
 
-    def _encapsulated(self, syntax: UID) -> BinaryIO | None:
-        """Return offset table and items (PS3.5 A.4), or None where the codec can't hold these cells exactly."""
-        target = self._spool()
-        table_bytes = 4 * self._frames
-        target.write(struct.pack("<HHL", 0xFFFE, 0xE000, table_bytes) + bytes(table_bytes))
-        offsets = []
-        for cells in self._written_frames():
-            frame = encode_exactly(cells, self._spec, syntax)
-            if frame is None:
-                return None
-            offsets.append(target.tell() - 8 - table_bytes)
-            target.write(struct.pack("<HHL", 0xFFFE, 0xE000, len(frame)) + frame)
-        if offsets[-1] <= 0xFFFFFFFF:
-            target.seek(8)
-            target.write(struct.pack(f"<{self._frames}L", *offsets))
-        else:
-            return None
-        return target
-
 
 @contextmanager
 def frame_writer(spec: PixelSpec, *, folder: Path | None = None) -> Iterator[FrameWriter]:
@@ -199,9 +190,53 @@ def output_syntax(spec: PixelSpec) -> UID:
         return syntax
     if syntax == DeflatedExplicitVRLittleEndian and spec.frame_bytes * spec.frames <= MAX_DEFLATED_BYTES:
         return syntax
-    if syntax in ENCODABLE and not spec.embedded_overlays:
+    if syntax in ENCODABLE and can_hold(syntax, spec):
         return syntax
     return UID(ExplicitVRLittleEndian)
+
+
+def can_hold(syntax: str, spec: PixelSpec) -> bool:
+    """Tell whether a syntax of `ENCODABLE` keeps all that the cells mean; the values themselves are not looked at.
+
+    RLE takes whole cells. The others take stored values, so bits above them and another High Bit would be lost.
+    """
+    return syntax == RLELossless or not (spec.embedded_overlays or spec.shift)
+
+
+def encapsulate(frames: Iterable[Cells], spec: PixelSpec, syntax: UID, target: BinaryIO) -> bool:
+    """Write offset table and items (PS3.5 A.4) of `frames` to `target`, from where it stands.
+
+    Parameters
+    ----------
+    frames
+        As many as `spec` says; taken one by one.
+    spec
+        Of the frames.
+    syntax
+        One of `ENCODABLE`.
+    target
+        Seekable; left at the end of the last item.
+
+    Returns
+    -------
+    False where the codec can't hold a frame exactly, or the offsets don't fit; what was written is then of no use.
+    """
+    table = target.tell() + 8
+    first_item = table + 4 * spec.frames
+    target.write(struct.pack("<HHL", 0xFFFE, 0xE000, 4 * spec.frames) + bytes(4 * spec.frames))
+    offsets = []
+    for cells in frames:
+        frame = encode_exactly(cells, spec, syntax)
+        if frame is None:
+            return False
+        offsets.append(target.tell() - first_item)
+        target.write(struct.pack("<HHL", 0xFFFE, 0xE000, len(frame)) + frame)
+    if len(offsets) != spec.frames or offsets[-1] > MAX_OFFSET:
+        return False
+    target.seek(table)
+    target.write(struct.pack(f"<{spec.frames}L", *offsets))
+    target.seek(0, 2)
+    return True
 
 
 def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
@@ -220,9 +255,7 @@ def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
         "pixel_representation": int(spec.signed and not whole),
     }
     try:
-        frame = get_encoder(syntax).encode(
-            np.ascontiguousarray(pixels), encoding_plugin=ENCODABLE[syntax], pixel_keyword="PixelData", **options
-        )
+        frame = _encode(np.ascontiguousarray(pixels), syntax, options)
         frame += b"\0" * (len(frame) % 2)
         wrapped = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(frame)) + frame
         wrapped += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
@@ -236,3 +269,9 @@ def encode_exactly(cells: Cells, spec: PixelSpec, syntax: UID) -> bytes | None:
         # Bits beside the stored ones would be lost.
         return None
     return frame
+
+
+def _encode(pixels: NDArray[Any], syntax: UID, options: dict[str, Any]) -> bytes:
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        return encode_jpeg_lossless(pixels, bits_stored=options["bits_stored"])
+    return get_encoder(syntax).encode(pixels, encoding_plugin=ENCODABLE[syntax], pixel_keyword="PixelData", **options)

@@ -69,6 +69,7 @@ DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
 """Codecs in the order in which they are tried. GDCM comes last where there is a choice: it ends the process on some
 input that others refuse, or take."""
 
+_JPEG: Final = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1))
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
 
 
@@ -361,6 +362,9 @@ def _decode_frame(
         if plugin not in decoder.available_plugins:
             continue
         element.stream.seek(element.offset)
+        if plugin == "gdcm" and syntax in _JPEG and options["bits_allocated"] == 8:
+            # Of fewer bits stored in 8 GDCM does not raise: it ends the process. The codestream holds all 8.
+            options = options | {"bits_stored": 8}
         try:
             return decoder.as_array(element.stream, index=index, raw=True, decoding_plugin=plugin, **options)
         except UNREADABLE as error:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from config.settings import Content
+from dicom_node.forecast import Forecast
 from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.processes import DEAD_AFTER_S
 from dicom_node.routing import RouteTrial
+from dicom_node.sending import Trouble
 from dicom_node.verification import Verification
 
 
@@ -35,7 +41,9 @@ def show_status(console: Console, status: NodeStatus) -> None:
     if status.oldest_pending_s is not None:
         console.print(f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
     for uid in status.unrouted:
-        console.print(Text(f"Series {uid} is kept: no route matches; add [[routes]] for it and restart the node"))
+        console.print(
+            Text(f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node")
+        )
     for row in status.rejections:
         at = datetime.fromtimestamp(row["last_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         console.print(
@@ -77,15 +85,33 @@ def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> N
         console.print("Nothing waits, is refused or was given up.")
 
 
-def show_route(console: Console, trials: Sequence[RouteTrial], route: str | None) -> None:
-    """Print which route would take an object, and why the ones before it would not."""
-    for trial in trials:
-        console.print(Text(f"{trial.route}: {'takes it' if trial.matches else 'does not match'}", style="bold"))
+def show_forecasts(console: Console, forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> None:
+    """Print what would become of objects: once for neighbours that share it, the first one named in full."""
+    for _, group in groupby(forecasts, key=lambda entry: entry[1]):
+        (path, forecast), *others = group
+        also = f" and {len(others)} more" if others else ""
+        console.print(Text(f"{path}{also}", style="bold"), soft_wrap=True)
+        _show_forecast(console, forecast)
+    for trouble in skipped:
+        console.print(Text(f"{trouble.path}: skipped: {trouble.reason}"), soft_wrap=True)
+
+
+def _show_forecast(console: Console, forecast: Forecast) -> None:
+    for trial in forecast.trials:
+        console.print(Text(f"  {trial.route}: {'takes it' if trial.matches else 'does not match'}"), soft_wrap=True)
         for condition in trial.conditions:
             word = "holds" if condition.holds else "FAILS"
-            console.print(Text(f"  {word}  {condition.key} = {condition.value!r}, wanted {condition.condition}"))
-    if route is None:
-        console.print("No route takes it: it would be kept until one does.")
+            line = f"    {word}  {condition.key} = {condition.value!r}, wanted {condition.condition}"
+            console.print(Text(line), soft_wrap=True)
+    if forecast.enhanced:
+        what = f"enhanced with strength {forecast.strength:.2f} ({forecast.reason}); the original where that fails"
+    else:
+        what = forecast.reason if forecast.route is None else f"passed through: {forecast.reason}"
+    console.print(Text(f"  {what}"), soft_wrap=True)
+    for shipment in forecast.shipments:
+        names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
+        what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
+        console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:
@@ -109,12 +135,41 @@ def line_as_json(line: DeliveryLine) -> dict[str, Any]:
 
 
 def trial_as_json(trial: RouteTrial) -> dict[str, Any]:
-    """Return one trial as `dicom-node route test --json` prints it."""
+    """Return one trial as `dicom-node route test --json` prints it: each condition with the value that was seen."""
     return {
         "route": trial.route,
         "matches": trial.matches,
         "conditions": [
             {"key": c.key, "condition": c.condition, "value": c.value, "holds": c.holds} for c in trial.conditions
+        ],
+    }
+
+
+def forecasts_as_json(forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> dict[str, Any]:
+    """Return the object that `dicom-node route test --json` prints.
+
+    ``objects`` has for each file ``file``, ``route`` (null where none takes it), ``trials``, ``enhanced``, ``reason``,
+    ``strength`` (null where it is not enhanced) and ``sends``: for each destination and content (``original`` or
+    ``enhanced``) the UIDs of the transfer syntaxes in the order in which they are offered. ``skipped`` names files that
+    hold no object, with the reason. Where there is a single object, its ``route`` and ``trials`` stand at the top too.
+    """
+    objects = [_forecast_as_json(path, forecast) for path, forecast in forecasts]
+    single = {key: objects[0][key] for key in ("route", "trials")} if len(objects) == 1 else {}
+    listed = [{"path": str(trouble.path), "reason": trouble.reason} for trouble in skipped]
+    return {**single, "objects": objects, "skipped": listed}
+
+
+def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "route": forecast.route,
+        "trials": [trial_as_json(trial) for trial in forecast.trials],
+        "enhanced": forecast.enhanced,
+        "reason": forecast.reason,
+        "strength": forecast.strength,
+        "sends": [
+            {"destination": s.destination, "content": s.content.value, "transfer_syntaxes": list(s.transfer_syntaxes)}
+            for s in forecast.shipments
         ],
     }
 

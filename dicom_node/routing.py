@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
 
-from config.settings import Condition, Range, RouteSettings, SourceSettings
+from config.attribute_paths import PathStep, parse_path
+from config.conditions import (
+    Condition,
+    Negation,
+    Presence,
+    Range,
+    amount_of_value,
+    matches_pattern,
+    patterns_of,
+    quantity_of_bound,
+)
+from config.settings import SENDER_FACTS, RouteSettings, SourceSettings
+from dicom_node.part10 import UNREADABLE, detached_view
+
+PASSES_THROUGH: Final = "the route passes everything through"
+"""Why nothing is enhanced on a route with ``enhance = false``."""
+
+MAX_TEXT: Final = 10_240
+"""Longest value that a condition looks at, in characters: what LT holds (PS3.5 6.2). The time that a pattern takes
+grows with the text, and a longer one is no name, code or number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +65,26 @@ class SenderFacts:
 
 
 def match_route(
-    routes: Sequence[RouteSettings], header: Dataset, sender: SenderFacts
+    routes: Sequence[RouteSettings], header: Dataset | None, sender: SenderFacts
 ) -> tuple[RouteSettings | None, tuple[RouteTrial, ...]]:
-    """Return the first route whose conditions all hold, and every trial made until then.
+    """Return the first route whose conditions all hold, and every trial made until then; never raises over values.
 
     Parameters
     ----------
     routes
         In the order of the settings; the first match wins.
     header
-        Attributes of the series' first instance; pixel data is not needed.
+        Attributes of the series' first instance, left as they are; pixel data is not needed. None if they can't be
+        read: no condition on an attribute holds then, not even that it is absent.
     sender
         The association that brought it.
     """
+    view = None if header is None else detached_view(header)
     trials = []
     for route in routes:
         trial = RouteTrial(
             route=route.name,
-            conditions=tuple(_try(key, condition, header, sender) for key, condition in route.match.items()),
+            conditions=tuple(_try(key, condition, view, sender) for key, condition in route.match.items()),
         )
         trials.append(trial)
         if trial.matches:
@@ -76,51 +97,115 @@ def source_name(sources: Sequence[SourceSettings], calling_ae_title: str) -> str
     return next((source.name for source in sources if calling_ae_title in source.ae_titles), "")
 
 
-def _try(key: str, condition: Condition, header: Dataset, sender: SenderFacts) -> ConditionResult:
-    values = _values(key, header, sender)
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What an object has where a condition looks: its values as text, and whether there is anything at all."""
+
+    values: tuple[str, ...] = ()
+    is_present: bool = False
+    shown: str = "(absent)"
+
+
+def _try(key: str, condition: Condition, header: Dataset | None, sender: SenderFacts) -> ConditionResult:
+    if key in SENDER_FACTS:
+        fact = getattr(sender, key)
+        found = _Found(values=(fact,), is_present=bool(fact), shown=fact)
+    elif header is None:
+        return ConditionResult(key=key, condition=condition_in_words(condition), value="(unreadable)", holds=False)
+    else:
+        found = _look_up(parse_path(key), header)
     return ConditionResult(
-        key=key,
-        condition=condition_in_words(condition),
-        value="\\".join(values) if values else "(absent)",
-        holds=any(_satisfies(value, condition) for value in values),
+        key=key, condition=condition_in_words(condition), value=found.shown, holds=_holds(condition, found)
     )
 
 
-def _values(key: str, header: Dataset, sender: SenderFacts) -> list[str]:
-    facts: Mapping[str, str] = {
-        "calling_ae_title": sender.calling_ae_title,
-        "called_ae_title": sender.called_ae_title,
-        "source": sender.source,
-    }
-    if key in facts:
-        return [facts[key]]
-    tag = int(key[1:5] + key[6:10], 16) if key.startswith("(") else tag_for_keyword(key)
-    if tag is None or tag not in header:
-        return []
-    value = header[tag].value
-    if value is None or (isinstance(value, Sequence) and not isinstance(value, str | bytes | MultiValue)):
-        return []  # zero length, or a sequence: conditions on items are not offered
-    many = value if isinstance(value, MultiValue) else [value]
-    return [str(one) for one in many]
+def _look_up(path: Sequence[PathStep], header: Dataset) -> _Found:
+    finds = list(_walk(path, header))
+    if not finds:
+        return _Found()
+    return _Found(
+        values=tuple(value for find in finds for value in find.values),
+        is_present=any(find.is_present for find in finds),
+        shown="\\".join(find.shown for find in finds),
+    )
 
 
-def _satisfies(value: str, condition: Condition) -> bool:
-    if isinstance(condition, Range):
-        try:
-            number = float(value)
-        except ValueError:
-            return False
-        above = condition.min is None or number >= condition.min
-        return above and (condition.max is None or number <= condition.max)
-    patterns = (condition,) if isinstance(condition, str) else condition
-    return any(re.fullmatch(pattern, value.strip()) is not None for pattern in patterns)
+def _walk(path: Sequence[PathStep], ds: Dataset) -> Iterator[_Found]:
+    """Yield what stands at the end of `path`, once for each item on the way; what can't be decoded is said to be so."""
+    step, *rest = path
+    try:
+        tag = _tag(step, ds)
+        if tag is None or tag not in ds:
+            return
+        value = ds[tag].value
+        if not rest:
+            yield _read(value)
+            return
+        items = list(value) if isinstance(value, Items) else []
+    except (*UNREADABLE, OSError):
+        # pydicom raises OSError over sequences that are cut off; everything is in memory here.
+        yield _Found(is_present=True, shown="(unreadable)")
+        return
+    for item in items:
+        yield from _walk(rest, item)
+
+
+def _tag(step: PathStep, ds: Dataset) -> int | None:
+    """Return the tag of `step` in `ds`; None where its creator has reserved no block there (PS3.5 7.8.1)."""
+    if not step.creator:
+        return (step.group << 16) + step.element
+    try:
+        return int(ds.private_block(step.group, step.creator).get_tag(step.element))
+    except KeyError:
+        return None
+
+
+def _read(value: Any) -> _Found:
+    if isinstance(value, Items):
+        return _Found(is_present=len(value) > 0, shown=f"({len(value)} items)")
+    if isinstance(value, bytes):
+        # A private element that came in implicit VR has no VR that says that it is text.
+        value = value.decode("ascii").rstrip(" \0").split("\\")
+    texts = [str(one) for one in (value if isinstance(value, list | MultiValue) else [value]) if one is not None]
+    if not any(texts):
+        return _Found(shown="(empty)")
+    if sum(map(len, texts)) > MAX_TEXT:
+        return _Found(is_present=True, shown="(too long)")
+    return _Found(values=tuple(texts), is_present=True, shown="\\".join(texts))
+
+
+def _holds(condition: Condition, found: _Found) -> bool:
+    match condition:
+        case Presence():
+            return found.is_present == condition.present
+        case Negation():
+            return not _holds(condition.not_, found) and (found.is_present or condition.present is None)
+        case Range():
+            return any(_is_within(value, condition) for value in found.values)
+    return any(matches_pattern(pattern, value.strip()) for value in found.values for pattern in patterns_of(condition))
+
+
+def _is_within(value: str, wanted: Range) -> bool:
+    low, high = (None if bound is None else quantity_of_bound(bound) for bound in (wanted.min, wanted.max))
+    known = low or high
+    amount = None if known is None else amount_of_value(value.strip(), known.measure)
+    if amount is None:
+        return False
+    return (low is None or amount >= low.amount) and (high is None or amount <= high.amount)
 
 
 def condition_in_words(condition: Condition) -> str:
     """Return what a condition asks of a value, for people."""
-    if isinstance(condition, Range):
-        bounds = [
-            f"{word} {bound:g}" for word, bound in (("from", condition.min), ("to", condition.max)) if bound is not None
-        ]
-        return " ".join(bounds)
-    return condition if isinstance(condition, str) else " or ".join(condition)
+    match condition:
+        case Presence():
+            return "present" if condition.present else "absent"
+        case Negation():
+            return ("present and " if condition.present else "") + f"not {condition_in_words(condition.not_)}"
+        case Range():
+            bounds = (("from", condition.min), ("to", condition.max))
+            return " ".join(
+                f"{word} {bound if isinstance(bound, str) else f'{bound:g}'}"
+                for word, bound in bounds
+                if bound is not None
+            )
+    return " or ".join(patterns_of(condition))

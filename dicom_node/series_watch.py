@@ -12,7 +12,7 @@ from dicom_node.states import ArrivalState
 
 log = logging.getLogger(__name__)
 
-NO_ROUTE = "no route matches: add [[routes]] for it to the settings and restart the worker"
+NO_ROUTE = "no route matches: add [[routes]] or [fallback] for it to the settings and restart the worker"
 
 
 def is_quiet(now: float, last_activity_at: float, quiet_period_s: float) -> bool:

@@ -1,8 +1,10 @@
-"""Lossless transcoding of a stored object to an uncompressed little endian syntax, for peers that refuse its own."""
+"""Lossless transcoding of a stored object: uncompressed where its syntax is refused, compressed where it is wanted."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +14,8 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.header_encoding import element_header, encode_elements, swap_bytes
@@ -27,10 +29,15 @@ from dicom_node.part10 import (
     open_part10,
     readable,
 )
-from dicom_node.pixels import PixelSpec, cell_bytes, iter_decoded, iter_frames, read_spec
+from dicom_node.pixel_encoding import ENCODABLE, can_hold, encapsulate
+from dicom_node.pixels import Cells, PixelSpec, cell_bytes, iter_decoded, iter_frames, read_spec
 
 TARGETS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MAX_VALUE_BYTES: Final = 2**32 - 2
+SIGNED_BY: Final = (Tag(0x4FFE, 0x0001), Tag(0xFFFA, 0xFFFA))
+"""MAC Parameters Sequence and Digital Signatures Sequence (PS3.3 C.12.1.1.3)."""
+SEQUENCE_DELIMITER: Final = Tag(0xFFFE, 0xE0DD)
+_UNDEFINED: Final = 0xFFFFFFFF
 _CHUNK: Final = 1 << 20
 _DECODED_COLOURS: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_FULL", "YBR_PARTIAL_420": "YBR_FULL"}
 """Decoders give every pixel its own colour difference samples."""
@@ -70,10 +77,52 @@ def to_uncompressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None
     Values are exact: text and private elements keep their bytes, pixels are those that the decoder gives, and
     attributes that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".dataset") as file:
-        write_uncompressed(path, transfer_syntax_uid, cast(BinaryIO, file.file))
+    with _scratch_file(folder) as (file, name):
+        write_uncompressed(path, transfer_syntax_uid, file)
         file.flush()
-        yield Path(file.name)
+        yield name
+
+
+@contextmanager
+def to_compressed(
+    path: Path, transfer_syntax_uid: str, *, folder: Path | None = None, limit_s: float = math.inf
+) -> Iterator[Path]:
+    """Give a temporary file that holds the data set of `path` compressed without loss, alone, with no file meta.
+
+    Parameters
+    ----------
+    path
+        A Part 10 file whose pixel data is not compressed.
+    transfer_syntax_uid
+        One of `ENCODABLE`: RLE Lossless, JPEG Lossless, JPEG-LS Lossless or JPEG 2000 Lossless.
+    folder
+        For the temporary file; default: the system's.
+    limit_s
+        Time after which no further frame is begun, in seconds.
+
+    Raises
+    ------
+    UnsupportedPixels
+        If it is no uncompressed grey image of up to 16 bits, the syntax can't hold every bit of its cells, or the time
+        is up.
+    DerivationError
+        If attributes can't be encoded in explicit VR.
+
+    Notes
+    -----
+    Each frame is decoded again and compared before the next one. Nothing but the encoding changes: attributes keep
+    their bytes, and those that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
+    """
+    with _scratch_file(folder) as (file, name):
+        write_compressed(path, transfer_syntax_uid, file, limit_s=limit_s)
+        file.flush()
+        yield name
+
+
+@contextmanager
+def _scratch_file(folder: Path | None) -> Iterator[tuple[BinaryIO, Path]]:
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".dataset") as file:
+        yield cast(BinaryIO, file.file), Path(file.name)
 
 
 def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> None:
@@ -87,16 +136,60 @@ def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -
         if part10.pixel_data is not None and part10.pixel_data.encapsulated:
             decoded = _decode(part10)
             _apply(header, decoded.changes)
-        before = _part(header, lambda tag: tag < PIXEL_DATA)
-        after = _part(header, lambda tag: tag > PIXEL_DATA)
-        with readable("the data set"):
-            target.write(encode_elements(before, implicit=implicit))
-        if decoded is None:
-            _copy_bulk(part10, target, implicit=implicit)
-        else:
-            _write_decoded(decoded, part10, target, implicit=implicit)
-        with readable("the data set"):
-            target.write(encode_elements(after, implicit=implicit))
+        with _around_pixels(header, target, implicit=implicit):
+            if decoded is None:
+                _copy_bulk(part10, target, implicit=implicit)
+            else:
+                _write_decoded(decoded, part10, target, implicit=implicit)
+
+
+def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO, *, limit_s: float = math.inf) -> None:
+    """Write the data set of `path` to `target`, which is seekable, compressed; see `to_compressed`."""
+    syntax = UID(transfer_syntax_uid)
+    if syntax not in ENCODABLE:
+        raise DerivationError(f"{syntax.name} is not a lossless transfer syntax that is written here")
+    with open_part10(path) as part10:
+        spec = check_compressible(part10, syntax)
+        with _around_pixels(detached_view(part10.header), target, implicit=False):
+            target.write(element_header(PIXEL_DATA, "OB", _UNDEFINED, implicit=False))
+            if not encapsulate(_cells(part10, spec, limit_s), spec, syntax, target):
+                raise UnsupportedPixels(f"{syntax.name} can't hold its pixel cells exactly")
+            target.write(element_header(SEQUENCE_DELIMITER, "", 0, implicit=True))
+
+
+def _cells(part10: Part10File, spec: PixelSpec, limit_s: float) -> Iterator[Cells]:
+    end = time.monotonic() + limit_s
+    for frame in iter_frames(part10, spec):
+        if time.monotonic() > end:
+            raise UnsupportedPixels(f"compressing it takes longer than {limit_s:g} s")
+        yield frame.cells
+
+
+def check_compressible(part10: Part10File, syntax: str) -> PixelSpec:
+    """Return what the attributes say of the pixels; UnsupportedPixels says why they are to stay as they are."""
+    if part10.pixel_data is None:
+        raise UnsupportedPixels("there is no Pixel Data")
+    if part10.pixel_data.encapsulated:
+        raise UnsupportedPixels("its pixel data is compressed already")
+    if any(tag in part10.header for tag in SIGNED_BY):
+        raise UnsupportedPixels("it is signed, and a signature holds for one transfer syntax alone")
+    spec = read_spec(part10.header)
+    needed = spec.frame_bytes * spec.frames
+    if part10.pixel_data.length != needed + needed % 2:
+        raise UnsupportedPixels(f"Pixel Data holds {part10.pixel_data.length} bytes, the attributes ask for {needed}")
+    if not can_hold(syntax, spec):
+        raise UnsupportedPixels(f"{UID(syntax).name} has no place for bits of its pixel cells beside the stored ones")
+    return spec
+
+
+@contextmanager
+def _around_pixels(header: Dataset, target: BinaryIO, *, implicit: bool) -> Iterator[None]:
+    """Write the elements before pixel data, then those behind it; the block writes pixel data itself."""
+    with readable("the data set"):
+        target.write(encode_elements(_part(header, lambda tag: tag < PIXEL_DATA), implicit=implicit))
+    yield
+    with readable("the data set"):
+        target.write(encode_elements(_part(header, lambda tag: tag > PIXEL_DATA), implicit=implicit))
 
 
 def _part(header: Dataset, belongs: Any) -> Dataset:

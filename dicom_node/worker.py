@@ -99,13 +99,13 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
             called_ae_title=stored.called_ae_title,
             source=source_name(state.settings.sources, stored.calling_ae_title),
         )
-        route, _ = match_route(state.settings.routes, _readable_header(state, stored), sender)
+        route, _ = match_route(state.settings.routes_in_order, _readable_header(state, stored), sender)
         return route
 
     return find
 
 
-def _readable_header(state: State, stored: StoredInstance) -> Dataset:
+def _readable_header(state: State, stored: StoredInstance) -> Dataset | None:
     """Return the header of `stored`; where that is broken, of the first instance of its arrival that is not."""
     header = _read_header(state.store, stored)
     if header is not None:
@@ -115,7 +115,7 @@ def _readable_header(state: State, stored: StoredInstance) -> Dataset:
         if header is not None:
             return header
     # Only a route that asks nothing of the object can take it; that is the one that passes it through.
-    return Dataset()
+    return None
 
 
 def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:

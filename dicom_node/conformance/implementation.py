@@ -138,11 +138,11 @@ def _destination_row(settings: Settings, entry: DestinationSettings) -> tuple[st
 
 
 def _routes(settings: Settings) -> Iterator[str]:
-    if not settings.routes:
+    if not settings.routes_in_order:
         yield paragraph("These settings have no route: what is received is kept and not forwarded.")
         return
     header = ("Route", "Takes a series if", "Enhances", "Sends", "To")
-    yield table("Routes, the first that matches takes the series", header, map(_route_row, settings.routes))
+    yield table("Routes, the first that matches takes the series", header, map(_route_row, settings.routes_in_order))
 
 
 def _route_row(route: RouteSettings) -> tuple[str, ...]:

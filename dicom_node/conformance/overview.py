@@ -108,8 +108,8 @@ def _needs(settings: Settings) -> Iterator[tuple[str, str, str]]:
     yield (
         "a PACS, or any other receiver",
         "be a Storage SCP for the SOP classes of your modalities, and know the node's calling AE title and address",
-        "sends each object in the transfer syntax that it is in, and, where that is refused, uncompressed in Explicit "
-        "or Implicit VR Little Endian",
+        "sends each object in the transfer syntax that it is in, or compressed without loss where its settings say so, "
+        "and, where that is refused, uncompressed in Explicit or Implicit VR Little Endian",
     )
     yield (
         "equipment that expects Storage Commitment, a worklist, queries or TLS from the node",

@@ -6,7 +6,7 @@ from config.settings import Settings
 from dicom_node.conformance.implementation import RECEIVER_AE, SENDER_AE
 from dicom_node.conformance.markdown import Section, bullets, code, codes, facts, paragraph, see, table
 from dicom_node.conformance.transfer_syntaxes import SyntaxSupport, syntax_name, syntax_supports
-from dicom_node.destinations.storage_scu import FALLBACK_SYNTAXES
+from dicom_node.destinations.syntaxes import COMPRESSIONS, FALLBACK_SYNTAXES
 
 
 def services(settings: Settings) -> Section:
@@ -41,6 +41,7 @@ def services(settings: Settings) -> Section:
 
 def _as_scu() -> Section:
     fallbacks = " and ".join(syntax_name(syntax) for syntax in FALLBACK_SYNTAXES)
+    compressed = " or ".join(syntax_name(syntax) for syntax in COMPRESSIONS.values())
     return Section(
         title="SCU of the storage SOP classes",
         body=(
@@ -54,6 +55,10 @@ def _as_scu() -> Section:
                     f"destination accepts that. Otherwise it is sent in {fallbacks}, whichever is accepted first in "
                     "this order. SOP Instance UID and all values stay the same, and what the attributes say of an "
                     "earlier lossy compression stays too.",
+                    "Where `compress` of a destination says so, an uncompressed derived object is offered in "
+                    f"{compressed} first, with `compress_originals` an original too: each frame is decoded again and "
+                    "compared before it goes. Where the destination refuses that, or a codec can't hold the pixels "
+                    "exactly, the object goes as above.",
                     "Nothing is sent with loss that came without.",
                 )
             ),

@@ -37,6 +37,8 @@ class DeliveryItem:
         The file that holds it, usually Part 10.
     dataset_offset
         Bytes before the data set: preamble and file meta information.
+    is_derived
+        Made by this node; False for what was received and is to arrive as it came.
     in_doubt
         An earlier attempt ended before the answer came, so the destination may have the object already. Such an
         object goes last, lest one that makes the peer abort hold up the others, and Duplicate SOP Instance (0111)
@@ -49,6 +51,7 @@ class DeliveryItem:
     transfer_syntax_uid: str
     path: Path
     dataset_offset: int
+    is_derived: bool = False
     in_doubt: bool = False
 
 

@@ -32,6 +32,8 @@ PROBED_CLASSES: Mapping[str, str] = {
 }
 """What comes out of an X-ray department; other classes are tried when they are sent."""
 
+WITHOUT_PIXELS = ("presentation state", "X-ray dose report")
+
 PROBED_SYNTAXES: Mapping[str, str] = {
     "explicit VR LE": "1.2.840.10008.1.2.1",
     "implicit VR LE": "1.2.840.10008.1.2",
@@ -44,7 +46,7 @@ PROBED_SYNTAXES: Mapping[str, str] = {
 }
 UNCOMPRESSED = ("explicit VR LE", "implicit VR LE")
 
-STEPS = ("name", "tcp", "association", "contexts", "echo")
+STEPS = ("name", "tcp", "association", "contexts", "compression", "echo")
 
 
 OpenAssociation = Callable[[Sequence[ProposedContext]], RequestedAssociation]
@@ -56,6 +58,7 @@ def probe_peer(
     open_association: OpenAssociation,
     connect_timeout_s: float,
     sop_classes: Mapping[str, str] = PROBED_CLASSES,
+    compression: str | None = None,
 ) -> list[ProbeStep]:
     """Return the steps up to a peer; those after a failed one are there, as skipped.
 
@@ -69,12 +72,14 @@ def probe_peer(
         Longest wait for the TCP connection, in seconds.
     sop_classes
         Short name -> SOP class whose acceptance is of interest; at most 15, that all contexts fit on one association.
+    compression
+        Transfer syntax, one of `PROBED_SYNTAXES`, that images are to be compressed in for this peer; None for none.
     """
     walk = _Walk()
     if walk.step("name", lambda: _resolve(peer)) and walk.step("tcp", lambda: _connect(peer, connect_timeout_s)):
-        walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, walk))
+        walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, compression, walk))
     done = {step.name.split(":")[0] for step in walk.steps}
-    skipped = [name for name in STEPS if name not in done]
+    skipped = [name for name in STEPS if name not in done and (name != "compression" or compression is not None)]
     return walk.steps + [
         ProbeStep(name=name, state=StepState.SKIPPED, sentence="not tried, because an earlier step failed")
         for name in skipped
@@ -132,7 +137,13 @@ def _connect(peer: Peer, timeout_s: float) -> _Finding:
     return _ok(f"{peer.address} accepts connections")
 
 
-def _negotiate(peer: Peer, open_association: OpenAssociation, sop_classes: Mapping[str, str], walk: _Walk) -> _Finding:
+def _negotiate(
+    peer: Peer,
+    open_association: OpenAssociation,
+    sop_classes: Mapping[str, str],
+    compression: str | None,
+    walk: _Walk,
+) -> _Finding:
     """Open the association, and add the steps that need it open."""
     contexts = [ProposedContext(abstract_syntax=VERIFICATION, transfer_syntaxes=("1.2.840.10008.1.2",))]
     contexts += [
@@ -147,6 +158,8 @@ def _negotiate(peer: Peer, open_association: OpenAssociation, sop_classes: Mappi
     try:
         with association:
             walk.steps += _judge_contexts(peer, association, sop_classes)
+            if compression is not None:
+                walk.steps.append(_judge_compression(association, sop_classes, compression))
             walk.step("echo", lambda: _echo(peer, association))
     except DeliveryError as error:
         return _Finding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
@@ -173,6 +186,28 @@ def _judge_contexts(peer: Peer, association: RequestedAssociation, sop_classes: 
         sentence = f"{peer} takes none of the X-ray SOP classes; is it a storage SCP?"
         return [ProbeStep(name="contexts", state=StepState.FAILED, sentence=sentence)]
     return steps
+
+
+def _judge_compression(
+    association: RequestedAssociation, sop_classes: Mapping[str, str], compression: str
+) -> ProbeStep:
+    """Tell of which image classes, among those that are taken at all, the peer takes the chosen compression."""
+    accepted = {(str(c.abstract_syntax), str(c.transfer_syntax)) for c in association.accepted.values()}
+    taken_at_all = {abstract_syntax for abstract_syntax, _ in accepted}
+    images = {
+        short_name: sop_class
+        for short_name, sop_class in sop_classes.items()
+        if short_name not in WITHOUT_PIXELS and sop_class in taken_at_all
+    }
+    refused = [short_name for short_name, sop_class in images.items() if (sop_class, compression) not in accepted]
+    chosen = next(name for name, syntax in PROBED_SYNTAXES.items() if syntax == compression)
+    if not refused:
+        return ProbeStep(
+            name="compression", state=StepState.OK, sentence=f"images are taken in {chosen}, as compress asks"
+        )
+    which = "all images" if len(refused) == len(images) else ", ".join(refused)
+    sentence = f"{chosen} is refused for {which}, which go as they are; choose another compress, or enter it there"
+    return ProbeStep(name="compression", state=StepState.WARNING, sentence=sentence)
 
 
 def _echo(peer: Peer, association: RequestedAssociation) -> _Finding:

@@ -15,6 +15,7 @@ from dicom_node.data_phase import PeerAborted
 from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, classify_status
 from dicom_node.destinations.explanations import Peer, explain_context, explain_failure, explain_status
 from dicom_node.destinations.probing import probe_peer
+from dicom_node.destinations.syntaxes import COMPRESSIONS, FALLBACK_SYNTAXES, compressed_syntax, offered_syntaxes
 from dicom_node.errors import (
     ContextRejected,
     DeliveryError,
@@ -24,7 +25,7 @@ from dicom_node.errors import (
     UnsupportedPixels,
 )
 from dicom_node.negotiation import MAX_CONTEXTS
-from dicom_node.transcoding import to_uncompressed
+from dicom_node.transcoding import to_compressed, to_uncompressed
 from dicom_node.upper_layer import (
     AcceptedContext,
     ProposedContext,
@@ -35,10 +36,9 @@ from dicom_node.upper_layer import (
 
 log = logging.getLogger(__name__)
 
-EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
-IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-FALLBACK_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
-"""What an object is transcoded to where its own syntax is refused, best first. Explicit VR keeps private VRs."""
+MAX_COMPRESSION_S = 20.0
+"""Longest time that one image is compressed, in seconds. The association is silent meanwhile, and a peer that hangs up
+over it (Orthanc after 30 s) would never get the image however often it is tried again."""
 
 LOSSES_IN_VAIN = 2
 """Associations lost one after the other, with nothing answered, after which the peer is left alone for now."""
@@ -72,18 +72,24 @@ def propose_contexts(kinds: Iterable[tuple[str, str]]) -> tuple[ProposedContext,
     return tuple(contexts)
 
 
-def plan_association(items: Sequence[DeliveryItem]) -> AssociationPlan:
-    """Return the plan for as many of the first `items` as one association has contexts for; pure."""
+def plan_association(items: Sequence[DeliveryItem], settings: DestinationSettings | None = None) -> AssociationPlan:
+    """Return the plan for as many of the first `items` as one association has contexts for; pure.
+
+    Where `settings` ask for compression, the compressed syntax is proposed beside the object's own.
+    """
     kinds: dict[tuple[str, str], None] = {}
     contexts: tuple[ProposedContext, ...] = ()
     for count, item in enumerate(items):
-        kind = (item.sop_class_uid, item.transfer_syntax_uid)
-        if kind in kinds:
+        syntaxes = [item.transfer_syntax_uid]
+        if settings is not None and (compressed := _compressed_syntax(item, settings)) is not None:
+            syntaxes.insert(0, compressed)
+        new = {(item.sop_class_uid, syntax): None for syntax in syntaxes}
+        if new.keys() <= kinds.keys():
             continue
-        widened = propose_contexts([*kinds, kind])
+        widened = propose_contexts([*kinds, *new])
         if len(widened) > MAX_CONTEXTS:
             return AssociationPlan(contexts=contexts, items=tuple(items[:count]))
-        kinds[kind], contexts = None, widened
+        kinds, contexts = kinds | new, widened
     return AssociationPlan(contexts=contexts, items=tuple(items))
 
 
@@ -135,7 +141,7 @@ class StorageScu:
         waiting = sorted(items, key=lambda item: item.in_doubt)
         in_vain = 0
         while waiting:
-            plan = plan_association(waiting)
+            plan = plan_association(waiting, self._settings)
             try:
                 association = self.open(plan.contexts)
             except ContextRejected:
@@ -161,7 +167,12 @@ class StorageScu:
 
     def probe(self) -> list[ProbeStep]:
         """Try out name, TCP, association, presentation contexts and C-ECHO; nothing is stored."""
-        return probe_peer(self.peer, open_association=self.open, connect_timeout_s=self._settings.connect_timeout_s)
+        return probe_peer(
+            self.peer,
+            open_association=self.open,
+            connect_timeout_s=self._settings.connect_timeout_s,
+            compression=COMPRESSIONS.get(self._settings.compress),
+        )
 
     def open(self, contexts: Sequence[ProposedContext]) -> RequestedAssociation:
         """Open an association with these contexts; `DeliveryError` says why there is none."""
@@ -223,27 +234,52 @@ class StorageScu:
         )
 
     def _store_as_accepted(self, association: RequestedAssociation, item: DeliveryItem) -> StoreResponse | None:
-        """Stream the file where its syntax is accepted, else a transcoding of it; None if nothing is accepted."""
-        context_id = association.context_for(item.sop_class_uid, item.transfer_syntax_uid)
-        if context_id is not None:
-            return association.store(
-                context_id=context_id,
-                sop_class_uid=item.sop_class_uid,
-                sop_instance_uid=item.sop_instance_uid,
-                source=item.path,
-                offset=item.dataset_offset,
-            )
-        for syntax in FALLBACK_SYNTAXES:
+        """Stream the file, or a transcoding of it, in the best syntax that is accepted; None if nothing is."""
+        offered = offered_syntaxes(item.transfer_syntax_uid, is_derived=item.is_derived, settings=self._settings)
+        for syntax in offered:
             context_id = association.context_for(item.sop_class_uid, syntax)
-            if context_id is not None:
-                with ExitStack() as stack:
-                    return association.store(
-                        context_id=context_id,
-                        sop_class_uid=item.sop_class_uid,
-                        sop_instance_uid=item.sop_instance_uid,
-                        source=stack.enter_context(self._transcoded(item, syntax)),
-                    )
+            if context_id is None:
+                continue
+            with ExitStack() as stack:
+                source, offset = stack.enter_context(self._in_syntax(item, syntax))
+                if source is None:
+                    continue
+                return association.store(
+                    context_id=context_id,
+                    sop_class_uid=item.sop_class_uid,
+                    sop_instance_uid=item.sop_instance_uid,
+                    source=source,
+                    offset=offset,
+                )
         return None
+
+    @contextmanager
+    def _in_syntax(self, item: DeliveryItem, syntax: str) -> Iterator[tuple[Path | None, int]]:
+        """Give the file that holds the data set in `syntax` and where it begins there; None to try the next syntax."""
+        with ExitStack() as stack:
+            if syntax == item.transfer_syntax_uid:
+                yield item.path, item.dataset_offset
+            elif syntax == _compressed_syntax(item, self._settings):
+                yield stack.enter_context(self._compressed(item, syntax)), 0
+            else:
+                yield stack.enter_context(self._transcoded(item, syntax)), 0
+
+    @contextmanager
+    def _compressed(self, item: DeliveryItem, syntax: str) -> Iterator[Path | None]:
+        """Give the data set compressed; None, whatever the reason, where it is to go as it is."""
+        with ExitStack() as stack:
+            path = None
+            try:
+                path = stack.enter_context(
+                    to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
+                )
+            except FileNotFoundError:
+                raise
+            except (NodeError, OSError) as error:
+                log.info("Sent as it is", extra={"instance": item.instance_id, "syntax": syntax, "reason": str(error)})
+            except Exception:
+                log.exception("Compression failed", extra={"instance": item.instance_id, "syntax": syntax})
+            yield path
 
     @contextmanager
     def _transcoded(self, item: DeliveryItem, syntax: str) -> Iterator[Path]:
@@ -276,6 +312,10 @@ class StorageScu:
     ) -> None:
         for item in items:
             on_outcome(_outcome(item, outcome, reason, in_doubt=item.in_doubt))
+
+
+def _compressed_syntax(item: DeliveryItem, settings: DestinationSettings) -> str | None:
+    return compressed_syntax(item.transfer_syntax_uid, is_derived=item.is_derived, settings=settings)
 
 
 def _blame(item: DeliveryItem, loss: TransientFailure, reason: str) -> ItemOutcome:

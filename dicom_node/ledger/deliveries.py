@@ -38,6 +38,7 @@ class PendingObject:
     transfer_syntax_uid: str
     key: str
     dataset_offset: int
+    is_derived: bool
     in_doubt: bool
 
 
@@ -151,6 +152,7 @@ class DeliveryLedger:
                 instance.c.transfer_syntax_uid,
                 instance.c.key,
                 instance.c.dataset_offset,
+                instance.c.origin,
                 delivery_item.c.in_doubt,
             )
             .join(delivery_item, delivery_item.c.instance_id == instance.c.id)
@@ -166,6 +168,7 @@ class DeliveryLedger:
                     transfer_syntax_uid=row.transfer_syntax_uid,
                     key=row.key,
                     dataset_offset=row.dataset_offset,
+                    is_derived=row.origin == "derived",
                     in_doubt=row.in_doubt,
                 )
                 for row in connection.execute(query)

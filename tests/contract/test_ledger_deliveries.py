@@ -112,6 +112,8 @@ def test_what_is_taken_is_in_doubt_until_its_answer_is_recorded(ledger: Ledger) 
     ledger.deliveries.begin(delivery_id, 0)
     first, second, third = ledger.deliveries.take_objects(delivery_id)
     assert [item.in_doubt for item in (first, second, third)] == [False] * 3
+    # Of the three images one was enhanced; derived objects come last.
+    assert [item.is_derived for item in (first, second, third)] == [False, False, True]
     ledger.deliveries.record_item(delivery_id, first.instance_id, ItemState.SENT, status=0, reason=None)
     ledger.deliveries.record_item(delivery_id, second.instance_id, ItemState.PENDING, status=0xA700, reason="busy")
     # Here the process is killed: of the second we know that it was not stored, of the third nothing.

@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
 
 from config.loading import load_settings
 from dicom_node import cli, state
 from dicom_node.app import only_one
 from dicom_node.conformance import render_statement
-from tests.support.objects import cr_dataset, save
+from tests.support.objects import cr_dataset, save, sr_dataset
 from tests.support.peers import MockScp, closed_port
 
 
@@ -157,6 +158,95 @@ def test_route_test_tells_which_route_and_why(settings: Path, image: Path) -> No
     no_dicom = run("route", "test", settings, "-c", settings)
     assert no_dicom.returncode == state.EXIT_USAGE
     assert "name a DICOM file" in no_dicom.stderr
+
+
+def with_lines(settings: Path, **lines: str) -> Path:
+    """Set settings that stand as comments in the file that `init` writes."""
+    text = settings.read_text()
+    for name, value in lines.items():
+        text, count = re.subn(rf"(?m)^(# )?{name} = .*$", f"{name} = {value}", text)
+        assert count == 1, name
+    settings.write_text(text)
+    return settings
+
+
+def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_gets(settings: Path, image: Path) -> None:
+    with_lines(settings, send='["original", "enhanced"]', compress='"jpeg-ls"', strength='"mild"')
+    ended = run("route", "test", image, "-c", settings, "--json")
+    assert ended.returncode == state.EXIT_OK
+    (found,) = json.loads(ended.stdout)["objects"]
+    assert found == {
+        "file": str(image),
+        "route": "radiographs",
+        "trials": json.loads(ended.stdout)["trials"],
+        "enhanced": True,
+        "reason": "Computed Radiography Image Storage, 12 bits, 1 frame(s)",
+        "strength": 0.4,
+        "sends": [
+            {
+                "destination": "pacs",
+                "content": "original",
+                "transfer_syntaxes": [ExplicitVRLittleEndian, ImplicitVRLittleEndian],
+            },
+            {
+                "destination": "pacs",
+                "content": "enhanced",
+                "transfer_syntaxes": [JPEGLSLossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian],
+            },
+        ],
+    }
+    text = run("route", "test", image, "-c", settings).stdout
+    assert "holds  Modality = 'CR', wanted CR|DX|IO|XA|RF" in text
+    assert "enhanced with strength 0.40 (Computed Radiography" in text
+    assert "pacs gets the enhanced image in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
+
+
+def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
+    settings: Path, image: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study" / "series"
+    folder.mkdir(parents=True)
+    save(sr_dataset(), folder / "report.dcm")
+    (folder / "notes.txt").write_text("nothing")
+    said = json.loads(run("route", "test", tmp_path / "study", image, "-c", settings, "--json").stdout)
+    assert "route" not in said
+    assert [(Path(o["file"]).name, o["route"], o["enhanced"]) for o in said["objects"]] == [
+        ("report.dcm", "fallback", False),
+        ("image.dcm", "radiographs", True),
+    ]
+    assert [Path(entry["path"]).name for entry in said["skipped"]] == ["notes.txt"]
+    # With only one object the answer keeps the keys that it had when it took one file.
+    single = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
+    assert (single["route"], single["trials"]) == ("radiographs", said["objects"][1]["trials"])
+    text = run("route", "test", image, image, "-c", settings).stdout
+    assert f"{image} and 1 more" in text
+    assert text.count("takes it") == 1
+
+
+def test_route_test_plays_an_ae_title_and_ends_with_1_where_no_route_takes_one(settings: Path, image: Path) -> None:
+    text = settings.read_text().replace('match = { Modality = "CR|DX|IO|XA|RF" }', "match = MATCH")
+    text = text.replace("[fallback]", "[nothing]").split("[nothing]")[0] + "[model]" + text.split("[model]")[1]
+    match = '{ source = "xray-room-1", called_ae_title = "LOW.*" }'
+    settings.write_text(text.replace("MATCH", match))
+    taken = run("route", "test", image, "-c", settings, "--calling", "XRAY1", "--json")
+    assert (taken.returncode, json.loads(taken.stdout)["route"]) == (state.EXIT_OK, "radiographs")
+    for options in (("--calling", "XRAY2"), ("--calling", "XRAY1", "--called", "OTHER"), ()):
+        kept = run("route", "test", image, "-c", settings, *options, "--json")
+        assert kept.returncode == state.EXIT_FOUND_FAULTS
+        (found,) = json.loads(kept.stdout)["objects"]
+        assert (found["route"], found["sends"]) == (None, [])
+        assert found["reason"] == "no route takes it: it would be kept until one does"
+    assert "FAILS  source = ''" in run("route", "test", image, "-c", settings).stdout
+    assert "there is no [fallback]" in run("check", "-c", settings).stdout
+
+
+def test_check_tells_of_routes_that_nothing_reaches(settings: Path) -> None:
+    assert "warning" not in run("check", "-c", settings).stdout
+    first = '[[routes]]\nname = "{}"\ndestinations = ["pacs"]\n'
+    settings.write_text(settings.read_text() + first.format("all") + first.format("later"))
+    assert json.loads(run("check", "-c", settings, "--json").stdout)["warnings"] == [
+        "route later is never reached: all before it takes everything"
+    ]
 
 
 def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> None:

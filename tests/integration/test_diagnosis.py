@@ -80,6 +80,24 @@ def test_a_peer_that_takes_no_x_ray_class_has_failed() -> None:
     assert steps["echo"].state is OK
 
 
+def test_the_compression_that_is_asked_for_is_judged() -> None:
+    both = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80")
+    cr, dose_report = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.88.67"
+    with MockScp(contexts={DX: both, cr: both[:1], dose_report: both[:1]}) as peer:
+        none, some, no_image = probe(peer.port), probe(peer.port, compress="jpeg-ls"), probe(peer.port, compress="rle")
+    assert "compression" not in none
+    assert some["compression"].state is no_image["compression"].state is WARNING
+    assert some["compression"].sentence.startswith("JPEG-LS lossless is refused for CR, which go as they are")
+    assert no_image["compression"].sentence.startswith("RLE is refused for all images")
+    with MockScp() as peer:
+        steps = probe(peer.port, compress="jpeg-2000")
+    assert steps["compression"].state is OK
+    assert steps["compression"].sentence == "images are taken in JPEG 2000 lossless, as compress asks"
+    assert list(steps)[-1] == "echo"
+    with closed_port() as port:
+        assert probe(port, compress="rle")["compression"].state is SKIPPED
+
+
 def test_an_unknown_host_name_fails_first_and_the_rest_is_skipped() -> None:
     steps = probe(104, host="no-such-host.invalid")
     assert states(steps) == [FAILED, SKIPPED, SKIPPED, SKIPPED, SKIPPED]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from model.manifest import PUBLISHED
 from tests.support.faults import slowed
@@ -260,6 +261,62 @@ def test_what_the_pacs_refuses_is_a_dead_letter_with_its_reason_until_an_operato
 
 
 # -- enhancement that fails -------------------------------------------------------------------------
+
+
+def test_the_fallback_forwards_untouched_and_a_destination_gets_derived_images_compressed(tmp_path: Path) -> None:
+    route = {
+        "name": "dx",
+        "match": {"(0011,xx01,TESTS)": "kept", "Modality": {"not": ["CR", "CT"]}},
+        "quiet_period_s": 0.3,
+        "send": ["original", "enhanced"],
+        "destinations": ["pacs"],
+    }
+    dx = write_radiographs(tmp_path / "source", 1, series=70)
+    ct = write_radiographs(tmp_path / "source", 2, series=71, sop_class=CT)
+    with DcmtkStorescp(tmp_path / "pacs") as pacs, DcmtkStorescp(tmp_path / "rest") as rest:
+        destinations = [
+            destination("pacs", pacs.port, "STORESCP", compress="jpeg-ls"),
+            destination("rest", rest.port, "STORESCP", compress="jpeg-ls"),
+        ]
+        fallback = {"destinations": ["rest"]}
+        with running_node(tmp_path / "node", destinations=destinations, routes=[route], fallback=fallback) as node:
+            assert node.send(*dx, *ct).returncode == 0
+            node.wait_balanced(3)
+            names = node.rows("SELECT DISTINCT route FROM arrival ORDER BY route")
+    assert [row[0] for row in names] == ["dx", "fallback"]
+    sent = [read_part10(path) for path in ct]
+    assert sorted(entry.data for entry in rest.objects()) == sorted(entry.data for entry in sent)
+    received = {entry.sop_instance_uid: entry for entry in pacs.objects()}
+    original = read_part10(dx[0])
+    assert received.pop(original.sop_instance_uid).data == original.data
+    (derived,) = received.values()
+    assert derived.transfer_syntax_uid == JPEGLSLossless
+    stored = {str(ds.SOPInstanceUID): ds for ds in map(dcmread, (tmp_path / "node" / "data").rglob("*.dcm"))}
+    kept = stored[derived.sop_instance_uid]
+    assert kept.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert np.array_equal(derived.dataset().pixel_array, kept.pixel_array)
+    assert [e for e in derived.dataset() if e.keyword != "PixelData"] == [e for e in kept if e.keyword != "PixelData"]
+
+
+def test_what_no_route_takes_is_kept_and_shown_until_a_fallback_is_set(tmp_path: Path) -> None:
+    ct = write_radiographs(tmp_path / "source", 2, series=80, sop_class=CT)
+    routes = [{"name": "dx", "match": {"Modality": "DX"}, "quiet_period_s": 0.3, "destinations": ["pacs"]}]
+    with (
+        DcmtkStorescp(tmp_path / "pacs") as pacs,
+        running_node(
+            tmp_path / "node", destinations=[destination("pacs", pacs.port, "STORESCP")], routes=routes
+        ) as node,
+    ):
+        assert node.send(*ct).returncode == 0
+        wait_until(lambda: node.command("status")["unrouted"] == [f"{ROOT}.2.80"], what="a series without a route")
+        assert node.verify().ok
+        assert pacs.objects() == []
+        node.stop()
+        node.write_settings({**node.tables, "fallback": {"destinations": ["pacs"]}})
+        node.start()
+        node.wait_balanced(2)
+        assert node.command("status")["unrouted"] == []
+        assert sorted(entry.data for entry in pacs.objects()) == sorted(read_part10(path).data for path in ct)
 
 
 def test_without_usable_weights_the_originals_go_on_and_say_why(tmp_path: Path) -> None:

@@ -7,21 +7,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
-from dicom_node.destinations.base import Outcome
+from dicom_node.destinations.base import DeliveryItem, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.errors import UnsupportedPixels
 from dicom_node.sending import read_items
 from tests.support.items import DX, Outcomes, destination, items_of, write_image, write_series
+from tests.support.objects import cr_dataset, dx_dataset, save, set_transfer_syntax, xa_dataset
 from tests.support.peers import DcmtkStorescp, Orthanc, ReceivedObject, requires_dcmtk, requires_orthanc
 
 SENT, REFUSED, RETRY = Outcome.SENT, Outcome.REFUSED, Outcome.RETRY
@@ -93,6 +100,129 @@ def test_storescp_that_takes_uncompressed_only_gets_equal_values(tmp_path: Path,
         source = dcmread(path)
         assert (received[source.SOPInstanceUID].pixel_array == source.pixel_array).all()
         assert received[source.SOPInstanceUID].PatientName == source.PatientName
+
+
+def derived_images(folder: Path) -> list[DeliveryItem]:
+    """Return uncompressed images of several kinds, a cine among them, as if they had been derived here."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    dx = dx_dataset(rng.integers(0, 2**14, (65, 63)).astype(np.uint16))
+    cine = xa_dataset(rng.integers(0, 1024, (3, 47, 49)).astype(np.uint16))
+    signed = cr_dataset(np.zeros((64, 64), np.uint16))
+    signed.PixelRepresentation = 1
+    signed.PixelData = rng.integers(-2048, 2048, (64, 64)).astype("<i2").tobytes()
+    narrow = cr_dataset(np.zeros((51, 54), np.uint16))
+    narrow.BitsAllocated, narrow.BitsStored, narrow.HighBit = 8, 8, 7
+    narrow.PixelData = rng.integers(0, 256, (51, 54)).astype(np.uint8).tobytes()
+    kinds = {
+        "dx": dx,
+        "cine": set_transfer_syntax(cine, ImplicitVRLittleEndian),
+        "signed": set_transfer_syntax(signed, DeflatedExplicitVRLittleEndian),
+        "narrow": narrow,
+    }
+    items, skipped = read_items([save(ds, folder / f"{name}.dcm") for name, ds in kinds.items()])
+    assert not skipped
+    return [replace(item, is_derived=True) for item in items]
+
+
+def assert_same_object(source: Dataset, received: Dataset) -> None:
+    """Compare pixels, and every other attribute by its value but trailing padding, which pydicom drops from files."""
+    assert np.array_equal(received.pixel_array, source.pixel_array)
+    apart = ("PixelData", "DataSetTrailingPadding")
+    assert [e for e in received if e.keyword not in apart] == [e for e in source if e.keyword not in apart]
+
+
+COMPRESSIONS = {
+    "jpeg-ls": JPEGLSLossless,
+    "jpeg-2000": JPEG2000Lossless,
+    "jpeg-lossless": JPEGLosslessSV1,
+    "rle": RLELossless,
+}
+
+
+@requires_dcmtk
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [
+        ("--accept-all", "jpeg-ls jpeg-2000 rle jpeg-lossless"),
+        ("--prefer-jls-lossless", "jpeg-ls"),
+        ("--prefer-j2k-lossless", "jpeg-2000"),
+        ("--prefer-rle", "rle"),
+        ("--prefer-lossless", "jpeg-lossless"),
+        ("--prefer-little", ""),
+    ],
+)
+def test_storescp_gets_derived_images_compressed_if_it_takes_that_and_as_they_are_if_not(
+    tmp_path: Path, option: str, taken: str, compress: str
+) -> None:
+    items = derived_images(tmp_path / "source")
+    outcomes = Outcomes()
+    with DcmtkStorescp(tmp_path / "peer", option) as peer:
+        settings = destination(peer.port, ae_title="STORESCP", compress=compress)
+        StorageScu(settings, node_ae_title="LOWDOSE", scratch_folder=tmp_path).deliver(
+            items, on_outcome=outcomes.append
+        )
+    assert {outcome.reason: outcome.outcome for outcome in outcomes} == {"": SENT}
+    received = by_uid(peer.objects())
+    for item in items:
+        got = received[item.sop_instance_uid]
+        if compress in taken.split():
+            assert got.transfer_syntax_uid == COMPRESSIONS[compress]
+        else:
+            assert not UID(got.transfer_syntax_uid).is_compressed or got.transfer_syntax_uid == item.transfer_syntax_uid
+        assert_same_object(dcmread(item.path), got.dataset())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["peer", "source"]
+
+
+@requires_dcmtk
+def test_originals_go_byte_for_byte_unless_the_destination_asks_for_more(tmp_path: Path) -> None:
+    items = [replace(item, is_derived=False) for item in derived_images(tmp_path / "source")]
+    items += read_items(bundled_paths())[0]
+    items = [replace(item, instance_id=number) for number, item in enumerate(items)]
+    untouched, compressed = Outcomes(), Outcomes()
+    with DcmtkStorescp(tmp_path / "peer") as peer:
+        settings = destination(peer.port, ae_title="STORESCP", compress="jpeg-ls")
+        StorageScu(settings, node_ae_title="LOWDOSE").deliver(items, on_outcome=untouched.append)
+    sent = [(i.sop_instance_uid, i.transfer_syntax_uid, even(i.path.read_bytes()[i.dataset_offset :])) for i in items]
+    assert sorted((o.sop_instance_uid, o.transfer_syntax_uid, o.data) for o in peer.objects()) == sorted(sent)
+    with DcmtkStorescp(tmp_path / "second") as peer:
+        settings = destination(peer.port, ae_title="STORESCP", compress="jpeg-ls", compress_originals=True)
+        StorageScu(settings, node_ae_title="LOWDOSE").deliver(items, on_outcome=compressed.append)
+    assert {outcome.reason: outcome.outcome for outcome in [*untouched, *compressed]} == {"": SENT}
+    # Reports, colour images and what is compressed already are untouched; grey images are compressed, and equal.
+    objects = peer.objects()
+    untouched_at_peer = {(o.sop_instance_uid, o.transfer_syntax_uid, o.data) for o in objects}
+    grey = [item for item, as_sent in zip(items, sent, strict=True) if as_sent not in untouched_at_peer]
+    names = {item.path.name for item in grey}
+    assert names >= {"dx.dcm", "cine.dcm", "signed.dcm", "narrow.dcm", "CT_small.dcm", "MR_small_bigendian.dcm"}
+    assert not names & {"JPEG2000.dcm", "MR_small_RLE.dcm", "JPEG-lossy.dcm", "rtplan.dcm", "reportsi.dcm"}
+    jpeg_ls = {o.sop_instance_uid: o for o in objects if o.transfer_syntax_uid == JPEGLSLossless}
+    for item in grey:
+        # The MR images hold one instance in several transfer syntaxes.
+        if not item.path.name.startswith("MR_"):
+            assert_same_object(dcmread(item.path), jpeg_ls[item.sop_instance_uid].dataset())
+
+
+@requires_dcmtk
+@pytest.mark.parametrize("trouble", [UnsupportedPixels("no"), OSError(28, "no space"), ValueError("a codec's")])
+def test_an_image_that_can_t_be_compressed_goes_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr("dicom_node.transcoding.write_compressed", fail)
+    items = derived_images(tmp_path / "source")
+    outcomes = Outcomes()
+    with DcmtkStorescp(tmp_path / "peer") as peer:
+        settings = destination(peer.port, ae_title="STORESCP", compress="rle")
+        StorageScu(settings, node_ae_title="LOWDOSE").deliver(items, on_outcome=outcomes.append)
+    assert set(outcomes.states().values()) == {SENT}
+    received = by_uid(peer.objects())
+    for item in items:
+        assert received[item.sop_instance_uid].transfer_syntax_uid == item.transfer_syntax_uid
+        assert received[item.sop_instance_uid].data == even(item.path.read_bytes()[item.dataset_offset :])
 
 
 @requires_dcmtk
@@ -192,6 +322,22 @@ def test_orthanc_gets_every_real_object_with_its_pixels_unchanged(orthanc: Ortha
         else:
             assert stored.file_meta.TransferSyntaxUID == item.transfer_syntax_uid
             assert stored.get("PixelData") == source.get("PixelData")
+
+
+@requires_orthanc
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+def test_orthanc_gets_derived_images_compressed_with_equal_pixels(
+    orthanc: Orthanc, tmp_path: Path, compress: str
+) -> None:
+    items = derived_images(tmp_path / "source")
+    outcomes = Outcomes()
+    settings = destination(orthanc.port, ae_title="ORTHANC", compress=compress)
+    StorageScu(settings, node_ae_title="LOWDOSE").deliver(items, on_outcome=outcomes.append)
+    assert set(outcomes.states().values()) == {SENT}
+    for item in items:
+        stored = dcmread(io.BytesIO(orthanc.file(item.sop_instance_uid)))
+        assert stored.file_meta.TransferSyntaxUID == COMPRESSIONS[compress]
+        assert_same_object(dcmread(item.path), stored)
 
 
 @requires_orthanc

@@ -35,7 +35,7 @@ def new_dciodvfy_errors(source: Path, derived: Path) -> set[str]:
 
 def new_dicom_validator_errors(source: Path, derived: Path) -> set[Finding]:
     """Return the errors of `derived` that `source` does not have."""
-    before, after = (pydicom.dcmread(path, stop_before_pixels=True) for path in (source, derived))
+    before, after = (pydicom.dcmread(path, stop_before_pixels=True, force=True) for path in (source, derived))
     new = dicom_validator_errors(after) - dicom_validator_errors(before)
     return new - {REFERENCE_TO_SOURCE} if _invalid_uid(source) else new
 
@@ -57,5 +57,5 @@ def dicom_validator_errors(ds: Dataset) -> set[Finding]:
 
 def _invalid_uid(source: Path) -> str:
     """Return the source's own UID if it is none: then our reference to it is none either."""
-    uid = str(pydicom.dcmread(source, stop_before_pixels=True).SOPInstanceUID)
+    uid = str(pydicom.dcmread(source, stop_before_pixels=True, force=True).SOPInstanceUID)
     return "" if UID(uid).is_valid else uid

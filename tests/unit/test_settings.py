@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from config.conditions import Range
 from config.example import LISTS, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
-from config.settings import Settings
+from config.settings import Content, Settings
 
 REPOSITORY = Path(__file__).parents[2]
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
@@ -54,6 +55,22 @@ def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
         ({"Modality": "DX("}, "a regular expression; "),
         ({"Rows": {"min": 3, "max": 1}}, "min not above max"),
         ({"Rows": {}}, "min, max or both"),
+        ({"Rows": 3}, "a regular expression, a list of them, { min, max }, { not } or { present }"),
+        ({"Modality": []}, "at least 1 item"),
+        ({"Modality": {"not": "DX("}}, "a regular expression; "),
+        ({"Modality": {"not": {"min": 2, "max": 1}}}, "min not above max"),
+        ({"Modality": {"not": "DX", "present": False}}, "Input should be True"),
+        ({"StudyDate": {"min": "2026-02-30"}}, "day"),
+        ({"StudyDate": {"min": "20260230"}}, 'a date "2026-01-31"'),
+        ({"StudyTime": {"min": "24:00"}}, 'a time "08:30"'),
+        ({"PatientAge": {"min": "18Y", "max": 20}}, "min and max of one kind"),
+        ({"PatientAge": {"min": "2Y", "max": "6M"}}, "min not above max"),
+        ({"Modality.CodeValue": "1"}, "Modality in 'Modality.CodeValue' is no sequence"),
+        ({"RequestAttributesSequence.": "1"}, "an attribute keyword, a tag (gggg,eeee) or a private tag"),
+        ({"RequestAttributesSequence.Modalty": "1"}, "did you mean Modality?"),
+        ({"(0018,xx10,ACME)": "1"}, "is no private tag: its group is odd"),
+        ({"(0019,xx10)": "1"}, "a private tag (gggg,xxee,CREATOR)"),
+        ({"Modality": "(?=DX)"}, "a regular expression; '(?=DX)' is none (invalid perl operator: (?=)"),
     ],
 )
 def test_conditions_that_can_never_be_meant_are_refused(match: dict[str, object], part: str) -> None:
@@ -85,7 +102,8 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     file = tmp_path / "node.toml"
     file.write_text(render_example())
     settings = load_settings(file)
-    assert [route.name for route in settings.routes] == ["radiographs", "everything-else"]
+    assert [route.name for route in settings.routes_in_order] == ["radiographs", "fallback"]
+    assert settings.route("fallback").destinations == ("pacs",)
     # Uncommented, every default must parse to the same settings: a comment that lies would be found here.
     lines = render_example().splitlines()
     uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
@@ -126,3 +144,46 @@ def test_every_setting_has_a_sentence() -> None:
 
     for model in (Settings, *LISTS.values()):
         walk(model)
+
+
+def routes_of(match: dict[str, object]) -> dict[str, object]:
+    return {"destinations": [PACS], "routes": [{"name": "r", "match": match, "destinations": ["pacs"]}]}
+
+
+def test_a_fault_in_a_condition_is_told_with_its_place() -> None:
+    faults = faults_of(routes_of({"Rows": {"min": 3, "mix": 1}}))
+    assert list(faults) == ["routes[0].match.Rows.mix"]
+
+
+def test_a_path_may_stand_without_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(
+        '[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "h"\nport = 104\n'
+        '[[routes]]\nname = "r"\ndestinations = ["pacs"]\n'
+        "match = { StudyDate = { min = 2026-01-31 }, StudyTime = { min = 08:30:00 }, "
+        'RequestAttributesSequence.ScheduledProtocolCodeSequence.CodeValue = "A1" }\n'
+    )
+    match = load_settings(file).routes[0].match
+    assert match["RequestAttributesSequence.ScheduledProtocolCodeSequence.CodeValue"] == "A1"
+    assert match["StudyDate"] == Range(min="2026-01-31")
+    assert match["StudyTime"] == Range(min="08:30:00")
+
+
+def test_fallback_is_the_last_route_and_its_name_is_taken() -> None:
+    raw = routes_of({"Modality": "DX"})
+    kept = parse_settings(raw)
+    assert [route.name for route in kept.routes_in_order] == ["r"]
+    with pytest.raises(KeyError):
+        kept.route("fallback")
+    last = parse_settings({**raw, "fallback": {"destinations": ["pacs"]}}).routes_in_order[-1]
+    assert (last.name, last.enhance, last.send, last.match) == ("fallback", False, (Content.ORIGINAL,), {})
+    assert last.destinations == ("pacs",)
+    faults = faults_of(
+        {
+            "routes": [{"name": "fallback", "destinations": ["pacs"]}],
+            "destinations": [PACS],
+            "fallback": {"destinations": ["nowhere"]},
+        }
+    )
+    assert faults["routes[0].name"] == "'fallback': another name; this one is that of [fallback]"
+    assert faults["fallback.destinations"] == "'nowhere': the name of a destination: pacs"

@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+import pytest
+from pydicom.uid import JPEGLossless
+
+from config.settings import DestinationSettings
 from dicom_node.destinations.base import DeliveryItem
 from dicom_node.destinations.storage_scu import plan_association, propose_contexts
+from dicom_node.destinations.syntaxes import COMPRESSIONS, compressed_syntax, offered_syntaxes
+from dicom_node.pixel_encoding import ENCODABLE
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 SR = "1.2.840.10008.5.1.4.1.1.88.67"
 EXPLICIT, IMPLICIT, J2K = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.4.90"
+BIG, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+JPEG_LS, LOSSY = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.50"
 
 
-def item(number: int, sop_class: str = DX, syntax: str = EXPLICIT) -> DeliveryItem:
+def item(number: int, sop_class: str = DX, syntax: str = EXPLICIT, *, is_derived: bool = False) -> DeliveryItem:
     return DeliveryItem(
         instance_id=number,
         sop_class_uid=sop_class,
@@ -18,6 +27,13 @@ def item(number: int, sop_class: str = DX, syntax: str = EXPLICIT) -> DeliveryIt
         transfer_syntax_uid=syntax,
         path=Path("nowhere"),
         dataset_offset=0,
+        is_derived=is_derived,
+    )
+
+
+def pacs(**changes: object) -> DestinationSettings:
+    return DestinationSettings.model_validate(
+        {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "compress": "jpeg-ls", **changes}
     )
 
 
@@ -76,3 +92,56 @@ def test_a_known_kind_still_goes_along_when_the_contexts_are_full() -> None:
     kinds = [item(number, sop_class=f"1.2.3.{number}") for number in range(64)]
     plan = plan_association([*kinds, item(900, sop_class="1.2.3.5"), item(901, sop_class="1.2.3.999")])
     assert [entry.instance_id for entry in plan.items][-1] == 900
+
+
+@pytest.mark.parametrize(
+    ("syntax", "is_derived", "originals", "offered"),
+    [
+        (EXPLICIT, True, False, (JPEG_LS, EXPLICIT, IMPLICIT)),
+        (IMPLICIT, True, False, (JPEG_LS, IMPLICIT, EXPLICIT)),
+        (BIG, True, False, (JPEG_LS, BIG, EXPLICIT, IMPLICIT)),
+        (DEFLATED, True, False, (JPEG_LS, DEFLATED, EXPLICIT, IMPLICIT)),
+        (EXPLICIT, False, False, (EXPLICIT, IMPLICIT)),
+        (EXPLICIT, False, True, (JPEG_LS, EXPLICIT, IMPLICIT)),
+        (J2K, True, True, (J2K, EXPLICIT, IMPLICIT)),
+        (LOSSY, False, True, (LOSSY, EXPLICIT, IMPLICIT)),
+        ("1.2.3.4", True, True, ("1.2.3.4", EXPLICIT, IMPLICIT)),
+    ],
+)
+def test_compression_comes_first_where_it_is_wanted_and_never_over_another(
+    syntax: str, is_derived: bool, originals: bool, offered: tuple[str, ...]
+) -> None:
+    settings = pacs(compress_originals=originals)
+    assert offered_syntaxes(syntax, is_derived=is_derived, settings=settings) == offered
+
+
+def test_without_the_setting_nothing_is_compressed() -> None:
+    assert compressed_syntax(EXPLICIT, is_derived=True, settings=pacs(compress="no")) is None
+    assert DestinationSettings(name="p", ae_title="P", host="h", port=104).compress == "no"
+
+
+def test_every_choice_is_a_syntax_that_is_written_here() -> None:
+    # JPEG Lossless with any selection value is written where the source has it; new is selection value 1 alone.
+    assert set(COMPRESSIONS.values()) == set(ENCODABLE) - {JPEGLossless}
+    literal = DestinationSettings.model_fields["compress"].annotation
+    assert set(get_args(literal)) == {"no", *COMPRESSIONS}
+
+
+def test_the_compressed_syntax_has_a_context_of_its_own_beside_the_objects_own() -> None:
+    items = [item(0), item(1, is_derived=True), item(2, SR)]
+    plan = plan_association(items, pacs())
+    assert plan.items == tuple(items)
+    assert [(context.abstract_syntax, context.transfer_syntaxes) for context in plan.contexts] == [
+        (DX, (EXPLICIT,)),
+        (DX, (JPEG_LS,)),
+        (DX, (IMPLICIT,)),
+        (SR, (EXPLICIT,)),
+        (SR, (IMPLICIT,)),
+    ]
+
+
+def test_compression_counts_in_what_one_association_has_contexts_for() -> None:
+    items = [item(number, f"1.2.3.{number}", is_derived=True) for number in range(100)]
+    plan = plan_association(items, pacs())
+    assert len(plan.items) == 42
+    assert len(plan.contexts) == 126

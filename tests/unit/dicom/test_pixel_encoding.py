@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from io import BufferedIOBase
 from pathlib import Path
@@ -15,8 +17,11 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -47,7 +52,8 @@ def spec_of(shape: tuple[int, int, int], syntax: UID, *, bits_stored: int = 12, 
         (RLELossless, RLELossless),
         (JPEGLSLossless, JPEGLSLossless),
         (JPEG2000Lossless, JPEG2000Lossless),
-        (JPEGLosslessSV1, ExplicitVRLittleEndian),
+        (HTJ2KLossless, ExplicitVRLittleEndian),
+        (HTJ2KLosslessRPCL, ExplicitVRLittleEndian),
         (LOSSY_J2K, ExplicitVRLittleEndian),
     ],
 )
@@ -68,6 +74,56 @@ def test_what_is_written_is_read_back_exactly(tmp_path: Path, source: UID, deriv
     back = np.stack([frame.cells for frame in iter_frames(save(ds, tmp_path / "derived.dcm"), read)])
     assert np.array_equal(back, cells)
     assert (encoded.smallest, encoded.largest) == (cells.min(), cells.max())
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
+@pytest.mark.parametrize(
+    ("shape", "bits_stored", "derived"),
+    [
+        ((3, 65, 63), 16, None),
+        ((3, 65, 63), 12, None),
+        ((3, 65, 64), 8, None),
+        ((3, 65, 63), 8, ExplicitVRLittleEndian),
+        ((3, 65, 64), 7, ExplicitVRLittleEndian),
+    ],
+)
+def test_jpeg_lossless_is_written_where_gdcm_can(
+    syntax: UID, shape: tuple[int, int, int], bits_stored: int, derived: UID | None
+) -> None:
+    spec = spec_of(shape, syntax, bits_stored=bits_stored)
+    cells = np.random.default_rng(3).integers(0, 2**bits_stored, shape).astype(f"u{spec.bits_allocated // 8}")
+    with frame_writer(spec) as writer:
+        for index, frame in enumerate(cells):
+            writer.add(frame_of(frame // 2, index, spec), frame)
+        encoded = writer.finish()
+    assert encoded.transfer_syntax_uid == (syntax if derived is None else derived)
+    ds = xa_dataset(np.zeros(shape, np.uint16), bits_stored=bits_stored)
+    ds.file_meta.TransferSyntaxUID = encoded.transfer_syntax_uid
+    ds.PixelData = encoded.value
+    ds["PixelData"].VR = encoded.vr
+    back = np.stack([frame.cells for frame in iter_frames(ds, read_spec(ds))])
+    assert np.array_equal(back, cells)
+
+
+def test_fewer_than_8_bits_in_jpeg_lossless_do_not_end_the_process() -> None:
+    # GDCM would end it, so another one tries.
+    program = """
+import numpy as np
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
+from dicom_node.jpeg_lossless import encode_jpeg_lossless
+from dicom_node.pixels import iter_frames, read_spec
+from tests.support.objects import xa_dataset
+cells = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 128
+ds = xa_dataset(np.zeros((1, 64, 64), np.uint16), bits_stored=7)
+ds.PixelData = encapsulate([encode_jpeg_lossless(cells, bits_stored=8)])
+ds["PixelData"].VR = "OB"
+ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+(frame,) = iter_frames(ds, read_spec(ds))
+print(np.array_equal(frame.cells, cells))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr[-500:]
 
 
 def test_the_source_digest_does_not_depend_on_the_encoding() -> None:
@@ -117,7 +173,7 @@ def test_bits_beside_the_stored_ones_are_never_lost() -> None:
     assert output_syntax(spec_of((1, 64, 64), JPEG2000Lossless, embedded_overlays=True)) == ExplicitVRLittleEndian
 
 
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, RLELossless])
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless])
 def test_signed_cells_survive_or_are_not_compressed(syntax: UID) -> None:
     spec = spec_of((1, 64, 64), syntax, signed=True)
     values = np.random.default_rng(2).integers(-2048, 2048, (64, 64)).astype(np.int16)

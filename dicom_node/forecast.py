@@ -1,0 +1,112 @@
+"""What would become of an object: its route, whether it is enhanced, and what each destination would get; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from config.settings import Content, DestinationSettings, RouteSettings, Settings
+from dicom_node.derivation import Decision, is_enhanceable
+from dicom_node.destinations.syntaxes import compressed_syntax, offered_syntaxes
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.part10 import Part10File
+from dicom_node.pixel_encoding import can_hold, output_syntax
+from dicom_node.pixels import read_spec
+from dicom_node.routing import PASSES_THROUGH, RouteTrial, SenderFacts, match_route
+from dicom_node.transcoding import check_compressible
+
+UNROUTED = "no route takes it: it would be kept until one does"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment:
+    """What one destination would get.
+
+    Attributes
+    ----------
+    destination
+        By name.
+    content
+        The enhanced image, or the original.
+    transfer_syntaxes
+        The first that the destination accepts is taken; which that is shows when it is asked.
+    """
+
+    destination: str
+    content: Content
+    transfer_syntaxes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What would become of an object that opens a series.
+
+    Attributes
+    ----------
+    route
+        Which takes it; None if none does.
+    trials
+        The routes that were tried until then.
+    enhanced
+        Whether it would be denoised, unless a guard refuses, the weights can't be used or the deadline passes.
+    reason
+        Why, or why not.
+    strength
+        Share of the estimated noise to remove; None where it is not enhanced.
+    shipments
+        One for each destination and content.
+    """
+
+    route: str | None
+    trials: tuple[RouteTrial, ...]
+    enhanced: bool
+    reason: str
+    strength: float | None = None
+    shipments: tuple[Shipment, ...] = ()
+
+
+def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Forecast:
+    """Return what a node with these settings would do with an object that `sender` brought."""
+    route, trials = match_route(settings.routes_in_order, part10.header, sender)
+    if route is None:
+        return Forecast(route=None, trials=trials, enhanced=False, reason=UNROUTED)
+    decision = _decide(route, part10)
+    contents = tuple(content for content in Content if content in route.send) if decision.enhance else ()
+    return Forecast(
+        route=route.name,
+        trials=trials,
+        enhanced=decision.enhance,
+        reason=decision.reason,
+        strength=route.strength_value if decision.enhance else None,
+        shipments=tuple(
+            _shipment(part10, content, settings.destination(name))
+            for name in route.destinations
+            # The original stands in where there is no enhanced image.
+            for content in contents or (Content.ORIGINAL,)
+        ),
+    )
+
+
+def _decide(route: RouteSettings, part10: Part10File) -> Decision:
+    if not route.enhance:
+        return Decision(enhance=False, reason=PASSES_THROUGH)
+    return is_enhanceable(part10.header, route.sop_classes)
+
+
+def _shipment(part10: Part10File, content: Content, settings: DestinationSettings) -> Shipment:
+    is_derived = content is Content.ENHANCED
+    own = output_syntax(read_spec(part10.header)) if is_derived else part10.transfer_syntax_uid
+    offered = offered_syntaxes(own, is_derived=is_derived, settings=settings)
+    compressed = compressed_syntax(own, is_derived=is_derived, settings=settings)
+    if compressed is not None and not _takes_compression(part10, compressed, is_derived=is_derived):
+        offered = tuple(syntax for syntax in offered if syntax != compressed)
+    return Shipment(destination=settings.name, content=content, transfer_syntaxes=offered)
+
+
+def _takes_compression(part10: Part10File, syntax: str, *, is_derived: bool) -> bool:
+    if is_derived:
+        return can_hold(syntax, read_spec(part10.header))
+    try:
+        check_compressible(part10, syntax)
+    except UnsupportedPixels:
+        return False
+    return True
