@@ -37,6 +37,7 @@ MAX_IMAGE_ATTEMPTS = 2
 MAX_REPORT_ATTEMPTS = 2
 _ENDED = frozenset({"ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "SUCCESS"})
 LATE = "the route's deadline passed before it was enhanced"
+LATE_REPORT = "the route's deadline passed before there was a report"
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -171,16 +172,22 @@ class Workflows(DBOSConfiguredInstance):
     def _conclude_with(self, arrival: Arrival, report: DerivedInstance | str | None) -> str:
         try:
             return self.conclude(arrival, late=None, report=report)
-        except (IllegalTransition, LedgerUnavailable) as error:
-            # The ledger does not know it, unless the connection was lost in the middle of the commit.
-            is_unknown = isinstance(error, IllegalTransition) or not error.may_be_committed
-            if isinstance(report, DerivedInstance) and is_unknown:
-                self._parts.reporter.discard(report)
+        except LedgerUnavailable as error:
+            # Where the connection was lost in the middle of a commit, the ledger may know the report.
+            if not error.may_be_committed:
+                self._discard(report)
+            raise
+        except IllegalTransition as error:
+            self._discard(report)
             now = self._parts.arrivals.get(arrival.arrival_id)
-            if isinstance(error, LedgerUnavailable) or now.state is ArrivalState.ENHANCING:
+            if now.state is ArrivalState.ENHANCING:
                 raise
             log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
             return now.state.value
+
+    def _discard(self, report: DerivedInstance | str | None) -> None:
+        if isinstance(report, DerivedInstance):
+            self._parts.reporter.discard(report)
 
     def conclude(self, arrival: Arrival, *, late: str | None, report: DerivedInstance | str | None = None) -> str:
         """End the enhancement of `arrival` and open its deliveries; `late` passes undecided images through."""
@@ -189,7 +196,7 @@ class Workflows(DBOSConfiguredInstance):
             raise IllegalTransition(f"arrival {arrival.arrival_id} has no route any more")
         if late is not None and route.report:
             # Making one takes time that the images don't have any more.
-            report = late
+            report = LATE_REPORT
         state = self._parts.arrivals.conclude(
             arrival.arrival_id,
             destinations=route.destinations,

@@ -156,7 +156,7 @@ def test_the_deadline_does_not_wait_for_a_report(tmp_path: Path) -> None:
         node.wait_balanced(1)
         ((waited,),) = node.rows("SELECT finished_at - completed_at FROM arrival")
         assert 4.0 <= waited < 9.0
-        assert node.rows(NO_REPORT) == [("the route's deadline passed before it was enhanced",)]
+        assert node.rows(NO_REPORT) == [("the route's deadline passed before there was a report",)]
         # What is ready after that is dropped, and its file with it.
         wait_until(lambda: "Concluded meanwhile" in node.log(), timeout_s=40, what="the late report")
         assert node.verify().orphans == ()

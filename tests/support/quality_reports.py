@@ -141,7 +141,9 @@ def example_dump() -> str:
 
 def dsrdump(path: Path) -> str:
     """Return what DCMTK's `dsrdump` shows of a document; CalledProcessError where it can't read it."""
-    done = subprocess.run(["dsrdump", "+Pl", str(path)], capture_output=True, timeout=60, check=True, text=True)
+    done = subprocess.run(
+        ["dsrdump", "+Pl", "+Pc", "+Pu", str(path)], capture_output=True, timeout=60, check=True, text=True
+    )
     assert not done.stderr, done.stderr
     return done.stdout
 
