@@ -7,7 +7,7 @@ character set the source is in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
@@ -184,8 +184,11 @@ def _identify(report: Dataset, before: Dataset, context: ReportContext) -> None:
     # highdicom names itself as equipment there, with the time of the call.
     for keyword in ("SpecificCharacterSet", "ContributingEquipmentSequence"):
         report.pop(keyword, None)
-    for element in _copied(before):
-        report[element.tag] = element
+    copied = _copied(before)
+    for tag in copied.keys():  # noqa: SIM118
+        report[tag] = copied.get_item(tag)
+    # Has pydicom write the copied values as they are; otherwise it would decode them and encode them again.
+    report.set_original_encoding(False, True, copied.original_character_set)
     identify_node(
         report,
         node_name=context.node_name,
@@ -196,14 +199,13 @@ def _identify(report: Dataset, before: Dataset, context: ReportContext) -> None:
     report.CodingSchemeIdentificationSequence = DicomSequence([coding_scheme_item()])
 
 
-def _copied(before: Dataset) -> Iterable[pydicom.DataElement]:
+def _copied(before: Dataset) -> Dataset:
     """Return the source's own patient and study attributes in our transfer syntax, their values unconverted."""
     wanted = {Tag(keyword) for keyword in COPIED}
     part = Dataset({tag: before.get_item(tag, keep_deferred=True) for tag in before.keys() if tag in wanted})  # noqa: SIM118
     implicit, little = before.original_encoding
     part.set_original_encoding(implicit, little, before.original_character_set)
-    copied = read_dataset(BytesIO(encode_elements(part, implicit=False)), False, True)
-    return [copied.get_item(tag) for tag in copied.keys()]  # noqa: SIM118
+    return read_dataset(BytesIO(encode_elements(part, implicit=False)), False, True)
 
 
 def _set_uid(report: Dataset, series_uid: str) -> None:

@@ -272,6 +272,21 @@ def test_names_survive_in_the_source_s_own_character_set(tmp_path: Path, charset
         assert part10.header.get_item("PatientName").value.rstrip() in shown
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("charset", ["GB18030", None, ["", "ISO 2022 IR 87"]])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_text_that_can_t_be_decoded_keeps_its_bytes(
+    tmp_path: Path, syntax: UID, charset: str | list[str] | None
+) -> None:
+    whole, broken = b"Wang^Xiaodong ", b"Wang^\xff\xff\x81odong "
+    source = radiograph(SpecificCharacterSet=charset, patient_name=whole.decode())
+    path = save(set_transfer_syntax(source, syntax), tmp_path / "source.dcm")
+    path.write_bytes(path.read_bytes().replace(whole, broken))
+    report = save(report_on(path, OUTCOMES), tmp_path / "report.dcm")
+    with open_part10(report) as part10:
+        assert part10.header.get_item("PatientName").value == broken
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_patient_and_study_are_the_source_s_whatever_its_transfer_syntax(tmp_path: Path, syntax: UID) -> None:
     source = with_rich_patient()
@@ -291,6 +306,7 @@ def test_the_report_has_the_node_as_its_equipment_and_numbers_of_its_own(source_
     assert (report.Manufacturer, report.StationName) == ("dicom-node", "node1")
     assert list(report.SoftwareVersions) == ["dicom-node 0.1.0", "lite", MODEL_DIGEST]
     assert "ContributingEquipmentSequence" not in report
+    assert [item.CodingSchemeDesignator for item in report.CodingSchemeIdentificationSequence] == ["99DICOMNODE"]
     assert (report.SeriesNumber, report.InstanceNumber) == (2001, 3)
 
 
