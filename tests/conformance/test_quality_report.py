@@ -75,6 +75,16 @@ def real_sources() -> list[Path]:
     return list(found.values())
 
 
+def dcmtk_version() -> str:
+    if shutil.which("dsrdump") is None:
+        return "none"
+    told = subprocess.run(["dsrdump", "--version"], capture_output=True, timeout=60, check=False, text=True).stdout
+    return told.partition(" v")[2].partition(" ")[0]
+
+
+DCMTK = dcmtk_version()
+
+
 @pytest.fixture
 def source_file(tmp_path: Path) -> Path:
     return save(radiograph(), tmp_path / "source.dcm")
@@ -157,7 +167,7 @@ def test_dcmtk_reads_every_part(source_file: Path, tmp_path: Path) -> None:
     assert f'COMPOSITE:(121112,DCM,"Source of Measurement")=(BasicTextSRStorage,"{SERIES}.5")' in text
 
 
-@needs("dsrdump")
+@pytest.mark.skipif(DCMTK != "3.6.7", reason="the example was shown by DCMTK 3.6.7; others may word it differently")
 def test_the_example_of_the_documentation_is_what_is_made() -> None:
     # python -m tests.support.quality_reports writes it anew.
     assert page_with(example_dump()) == PAGE.read_text(encoding="utf-8")

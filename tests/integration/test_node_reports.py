@@ -105,6 +105,8 @@ def test_a_report_goes_with_its_series_and_tells_what_the_ledger_knows(tmp_path:
         status = node.command("status")
         assert status["instances"] == {"received stored": 5, "derived stored": 3, "report stored": 2}
         assert node.command("verify", "--deep")["ok"] is True
+        # highdicom's own lines.
+        assert "attributes of module" not in node.log()
         check_pacs(images(pacs.objects), [*first, *late, tmp_path / "in" / "002-00000-0.dcm"], node)
 
 
