@@ -1,4 +1,4 @@
-"""What became of a series -> quality report, a DICOM SR document after TID 1500: pure, and alone with highdicom.
+"""What became of a series -> quality report, a DICOM SR after TID 1500: pure, the only module that knows highdicom.
 
 PS3.3 A.35.2 (Enhanced SR), PS3.16 TID 1500, 1501, 300 and 4019. Every text of our own is ASCII, so it fits whatever
 character set the source is in.
@@ -193,7 +193,7 @@ def _identify(report: Dataset, before: Dataset, context: ReportContext) -> None:
         report,
         node_name=context.node_name,
         node_version=context.node_version,
-        model_name=context.model_name,
+        model_name=_ascii(context.model_name),
         model_digest=context.model_digest,
     )
     report.CodingSchemeIdentificationSequence = DicomSequence([coding_scheme_item()])

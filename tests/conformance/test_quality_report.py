@@ -320,6 +320,12 @@ def test_the_report_has_the_node_as_its_equipment_and_numbers_of_its_own(source_
     assert (report.SeriesNumber, report.InstanceNumber) == (2001, 3)
 
 
+def test_a_name_of_weights_beyond_ascii_fits_every_character_set(source_file: Path) -> None:
+    report = report_on(source_file, OUTCOMES, context(model_name="l\u00e9ger"))
+    assert report.SoftwareVersions[1] == "l?ger"
+    assert texts(read_again(report).content.get_image_measurement_groups()[0])["111001"] == "l?ger"
+
+
 def test_times_are_in_the_zone_of_the_source(tmp_path: Path) -> None:
     path = save(radiograph(TimezoneOffsetFromUTC="-0930"), tmp_path / "source.dcm")
     report = report_on(path, OUTCOMES)
