@@ -11,9 +11,9 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from config.attribute_paths import FORMS, parse_path
 from config.conditions import Condition, check_pattern, patterns_of
@@ -222,6 +222,11 @@ class RouteSettings(_Table):
         description="What is delivered: enhanced, original or both; where an image was not enhanced, its original "
         "always stands in.",
     )
+    report: bool = Field(
+        False,
+        description="Also deliver a DICOM SR with the noise before and after, the strength and the guards' findings of "
+        "each image, where at least one was enhanced.",
+    )
     destinations: tuple[Name, ...] = Field(..., min_length=1, description="Destinations by name.")
 
     @field_validator("match", mode="before")
@@ -249,6 +254,14 @@ class RouteSettings(_Table):
             if not re.fullmatch(r"CR|DX|MG|IO|XA|RF|CT|[0-2](\.(0|[1-9][0-9]*)){1,31}", entry):
                 raise ValueError(f"{entry!r} is not CR, DX, MG, IO, XA, RF, CT or a SOP Class UID")
         return value
+
+    @model_validator(mode="after")
+    def _report_has_a_subject(self) -> Self:
+        if self.report and not (self.enhance and Content.ENHANCED in self.send):
+            raise ValueError(
+                'report = true only where enhance = true and send has "enhanced": it tells of those images'
+            )
+        return self
 
     @property
     def strength_value(self) -> float:
@@ -298,6 +311,9 @@ class DerivationSettings(_Table):
         "preserve: the reverse.",
     )
     series_number_offset: int = Field(1000, ge=0, le=1_000_000, description="Added to the Series Number of the source.")
+    report_number_offset: int = Field(
+        1000, ge=1, le=1_000_000, description="Added to the Series Number of the derived series for that of its report."
+    )
     description_suffix: str = Field(" (denoised)", max_length=32, description="Appended to the Series Description.")
     derivation_code: Literal["private", "standard"] = Field(
         "private",

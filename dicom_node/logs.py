@@ -22,6 +22,7 @@ _QUIET = {
     "dbos": logging.ERROR,
     "apscheduler": logging.ERROR,
     "openjpeg": logging.ERROR,
+    "highdicom": logging.ERROR,
 }
 
 

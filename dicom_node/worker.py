@@ -23,10 +23,12 @@ from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
 from dicom_node.ledger.deliveries import DeliveryLedger
+from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.part10 import open_part10
+from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.state import EXIT_OK, State, open_state
@@ -157,6 +159,7 @@ def _workflows(state: State) -> Workflows:
         clock=time.time,
         rng=random.Random(),
     )
+    model = load_model(settings)
     return Workflows(
         WorkflowParts(
             settings=settings,
@@ -164,9 +167,13 @@ def _workflows(state: State) -> Workflows:
             deliveries=DeliveryLedger(state.database),
             enhancer=ImageEnhancer(
                 store=state.store,
-                model=load_model(settings),
+                model=model,
                 derivation=settings.derivation,
                 node_name=settings.node.name,
+            ),
+            outcomes=OutcomeLedger(state.database),
+            reporter=Reporter(
+                store=state.store, model=model, derivation=settings.derivation, node_name=settings.node.name
             ),
             courier=courier,
             find_route=find_route,

@@ -17,8 +17,10 @@ from config.settings import Content, RouteSettings, Settings
 from dicom_node.delivery import Courier
 from dicom_node.enhancement import ImageEnhancer
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
-from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, EnhancementDecision, EnhancementRecord
+from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
+from dicom_node.ledger.outcomes import OutcomeLedger
+from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
 from dicom_node.turns import Turns
 
@@ -31,8 +33,11 @@ DELIVER_QUEUE = "deliver"
 SPREAD_FROM = 8
 # An image that ended the process this often is not tried again.
 MAX_IMAGE_ATTEMPTS = 2
+# Likewise a report.
+MAX_REPORT_ATTEMPTS = 2
 _ENDED = frozenset({"ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "SUCCESS"})
 LATE = "the route's deadline passed before it was enhanced"
+LATE_REPORT = "the route's deadline passed before there was a report"
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -52,6 +57,8 @@ class WorkflowParts:
     arrivals: ArrivalLedger
     deliveries: DeliveryLedger
     enhancer: ImageEnhancer
+    outcomes: OutcomeLedger
+    reporter: Reporter
     courier: Courier
     find_route: Callable[[Arrival], RouteSettings | None]
     clock: Callable[[], float] = time.time
@@ -146,19 +153,57 @@ class Workflows(DBOSConfiguredInstance):
         arrival = self._parts.arrivals.get(arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
-        return self.conclude(arrival, late=None)
+        return self._conclude_with(arrival, self._make_report(arrival))
 
-    def conclude(self, arrival: Arrival, *, late: str | None) -> str:
+    def _make_report(self, arrival: Arrival) -> DerivedInstance | str | None:
+        """Return the report on `arrival`, or why there is none; None where none is wanted or nothing was enhanced."""
+        route = self._parts.find_route(arrival)
+        if route is None or not route.report:
+            return None
+        outcomes = self._parts.outcomes.outcomes(arrival.arrival_id)
+        if all(outcome.derived is None for outcome in outcomes):
+            return None
+        begun = self._parts.outcomes.count_attempt(arrival.arrival_id)
+        if begun > MAX_REPORT_ATTEMPTS:
+            return f"making it was begun {begun - 1} times and never ended"
+        series_at = self._parts.arrivals.first_completed_at(arrival.series_instance_uid)
+        return self._parts.reporter.make(arrival, outcomes, strength=route.strength_value, series_at=series_at)
+
+    def _conclude_with(self, arrival: Arrival, report: DerivedInstance | str | None) -> str:
+        try:
+            return self.conclude(arrival, late=None, report=report)
+        except LedgerUnavailable as error:
+            # Where the connection was lost in the middle of a commit, the ledger may know the report.
+            if not error.may_be_committed:
+                self._discard(report)
+            raise
+        except IllegalTransition as error:
+            self._discard(report)
+            now = self._parts.arrivals.get(arrival.arrival_id)
+            if now.state is ArrivalState.ENHANCING:
+                raise
+            log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+            return now.state.value
+
+    def _discard(self, report: DerivedInstance | str | None) -> None:
+        if isinstance(report, DerivedInstance):
+            self._parts.reporter.discard(report)
+
+    def conclude(self, arrival: Arrival, *, late: str | None, report: DerivedInstance | str | None = None) -> str:
         """End the enhancement of `arrival` and open its deliveries; `late` passes undecided images through."""
         route = self._parts.find_route(arrival)
         if route is None:
             raise IllegalTransition(f"arrival {arrival.arrival_id} has no route any more")
+        if late is not None and route.report:
+            # Making one takes time that the images don't have any more.
+            report = LATE_REPORT
         state = self._parts.arrivals.conclude(
             arrival.arrival_id,
             destinations=route.destinations,
             send_original=Content.ORIGINAL in route.send,
             send_enhanced=Content.ENHANCED in route.send,
             late=late,
+            report=report,
         )
         log.info("Series concluded", extra={"arrival": arrival.arrival_id, "state": state.value, "reason": late})
         return state.value

@@ -53,7 +53,6 @@ def information_objects(settings: Settings) -> Section:
 def other_annexes() -> tuple[Section, ...]:
     """Return the annexes that there is little to say in."""
     return (
-        Section(title="Structured Report content", body=("No Structured Reports are made or read.",)),
         Section(title="Security details", body=("None: no security profile is supported.",)),
         Section(
             title="Mapping of attributes",

@@ -141,6 +141,8 @@ def _content_and_transfer(settings: Settings) -> Section:
                     f"({see('Storage SOP classes')}).",
                     "SOP classes that DICOM does not define, private ones among them, are taken for storage SOP "
                     "classes, received and passed through.",
+                    "Where a route asks for it, an Enhanced SR on each enhanced series is made and sent "
+                    f"({see('Structured Report content')}).",
                     "Which transfer syntax set applies: the following, for every storage SOP class.",
                 )
             ),

@@ -13,6 +13,7 @@ from dicom_node.conformance.objects import information_objects, other_annexes
 from dicom_node.conformance.overview import overview
 from dicom_node.conformance.security import security
 from dicom_node.conformance.services import services
+from dicom_node.conformance.structured_reports import structured_reports
 from dicom_node.conformance.terminology import accepted_storage_classes, code_set_usage
 from dicom_node.derivation.terms import PRODUCT
 
@@ -47,6 +48,7 @@ def render_statement(settings: Settings) -> str:
         ),
         annexes=(
             information_objects(settings),
+            structured_reports(settings),
             *other_annexes(),
             code_set_usage(settings),
             accepted_storage_classes(),

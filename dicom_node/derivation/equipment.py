@@ -36,7 +36,7 @@ def describe_equipment(derived: Dataset, source: Dataset, context: DerivationCon
     contributors = list(source.get("ContributingEquipmentSequence") or ())
     if context.settings.equipment == "standard":
         contributors.append(_device(source, derived))
-        _identify_node(derived, context)
+        _identify(derived, context)
         for keyword in MOVED:
             derived.pop(keyword, None)
     else:
@@ -63,7 +63,7 @@ def _device(source: Dataset, unconverted: Dataset) -> Dataset:
 
 def _node(source: Dataset, context: DerivationContext) -> Dataset:
     item = Dataset()
-    _identify_node(item, context)
+    _identify(item, context)
     item.ContributionDateTime = "".join(date_and_time(context.now, zone_of(source))) + context.now.strftime("%z") * (
         zone_of(source) is None
     )
@@ -72,15 +72,26 @@ def _node(source: Dataset, context: DerivationContext) -> Dataset:
     return item
 
 
-def _identify_node(ds: Dataset, context: DerivationContext) -> None:
+def identify_node(ds: Dataset, *, node_name: str, node_version: str, model_name: str, model_digest: str) -> None:
+    """Write the node as the equipment that made `ds` (PS3.3 C.7.5.1)."""
     ds.Manufacturer = PRODUCT
     ds.ManufacturerModelName = PRODUCT
-    ds.StationName = context.node_name[:SH_CHARACTERS]
+    ds.StationName = node_name[:SH_CHARACTERS]
     ds.SoftwareVersions = [
-        f"{PRODUCT} {context.node_version}"[:LO_CHARACTERS],
-        context.model_name[:LO_CHARACTERS],
-        context.model_digest[:LO_CHARACTERS],
+        f"{PRODUCT} {node_version}"[:LO_CHARACTERS],
+        model_name[:LO_CHARACTERS],
+        model_digest[:LO_CHARACTERS],
     ]
+
+
+def _identify(ds: Dataset, context: DerivationContext) -> None:
+    identify_node(
+        ds,
+        node_name=context.node_name,
+        node_version=context.node_version,
+        model_name=context.model_name,
+        model_digest=context.model_digest,
+    )
 
 
 def _is_derived(source: Dataset) -> bool:

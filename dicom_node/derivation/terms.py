@@ -21,6 +21,18 @@ EXTENSION_VERSION: Final = "20260101000000"
 
 DENOISING_CODE_VALUE: Final = "DENOISE"
 
+REPORT_TERMS: Final = {
+    "NOISE_BEFORE": "Noise before denoising",
+    "NOISE_AFTER": "Noise after denoising",
+    "NOISE_RATIO": "Noise after denoising relative to before",
+    "STRENGTH_ASKED": "Denoising strength asked for",
+    "STRENGTH_APPLIED": "Denoising strength applied",
+    "DECISION": "Denoising decision",
+    "ENHANCED": "Denoised",
+    "PASSED_THROUGH": "Passed through as received",
+}
+"""Meanings of the private codes of quality reports, by Code Value; the standard has no codes for these."""
+
 
 def code_item(value: str, scheme: str, meaning: str) -> Dataset:
     """Return an item of the Code Sequence Macro (PS3.3 8.8)."""

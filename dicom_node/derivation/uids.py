@@ -1,4 +1,4 @@
-"""The UIDs of derived objects: functions of what they were made from, so that the same input has the same UID."""
+"""The UIDs of derived objects and reports: functions of what they were made from; the same input has the same UID."""
 
 from __future__ import annotations
 
@@ -21,6 +21,26 @@ def derived_sop_instance_uid(
 def derived_series_instance_uid(*, source_series_instance_uid: str, model_digest: str, strength: float) -> str:
     """Return the Series Instance UID for images derived from this series; a late image finds the same series."""
     return _uid("series", source_series_instance_uid, model_digest, _parameters(strength))
+
+
+def report_series_instance_uid(*, source_series_instance_uid: str, model_digest: str, strength: float) -> str:
+    """Return the Series Instance UID for the quality reports on what is derived from this series, late images too."""
+    return _uid("report series", source_series_instance_uid, model_digest, _parameters(strength))
+
+
+def report_sop_instance_uid(*, report_series_instance_uid: str, content_digest: str) -> str:
+    """Return the SOP Instance UID for a quality report of this content, of which times are no part."""
+    return _uid("report", report_series_instance_uid, content_digest)
+
+
+def tracking_uid(source_sop_instance_uid: str) -> str:
+    """Return the Tracking Unique Identifier (112040, DCM) under which reports speak of this image."""
+    return _uid("tracking", source_sop_instance_uid)
+
+
+def device_uid(node_name: str) -> str:
+    """Return the Device Observer UID (121012, DCM) of the node of this name."""
+    return _uid("device", node_name)
 
 
 def _parameters(strength: float) -> str:

@@ -29,6 +29,7 @@ PROBED_CLASSES: Mapping[str, str] = {
     "SC": "1.2.840.10008.5.1.4.1.1.7",
     "presentation state": "1.2.840.10008.5.1.4.1.1.11.1",
     "X-ray dose report": "1.2.840.10008.5.1.4.1.1.88.67",
+    "quality report": "1.2.840.10008.5.1.4.1.1.88.22",
 }
 """What comes out of an X-ray department; other classes are tried when they are sent."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, case, exists, func, insert, select, update
@@ -81,7 +81,7 @@ class EnhancementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DerivedInstance:
-    """A derived object that is safe in the instance store."""
+    """An object that the node made, a derived image or a report, safe in the instance store."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -94,7 +94,7 @@ class DerivedInstance:
     digest: str
 
 
-_INSTANCE_COLUMNS = (
+INSTANCE_COLUMNS = (
     instance.c.id,
     instance.c.arrival_id,
     instance.c.sop_class_uid,
@@ -110,7 +110,7 @@ _INSTANCE_COLUMNS = (
     association.c.called_ae_title,
     association.c.host,
 )
-_RECEIVED = select(*_INSTANCE_COLUMNS).join(association, instance.c.association_id == association.c.id)
+_RECEIVED = select(*INSTANCE_COLUMNS).join(association, instance.c.association_id == association.c.id)
 
 
 class ArrivalLedger:
@@ -275,6 +275,7 @@ class ArrivalLedger:
         send_original: bool,
         send_enhanced: bool,
         late: str | None = None,
+        report: DerivedInstance | str | None = None,
     ) -> ArrivalState:
         """End the enhancement of an arrival and open its deliveries, in one transaction.
 
@@ -288,6 +289,8 @@ class ArrivalLedger:
             What the route sends. The original stands in wherever there is no enhanced image.
         late
             Reason for images that are still undecided; None where none can be.
+        report
+            The quality report, delivered with the images; or why there is none, where one was wanted.
 
         Raises
         ------
@@ -312,6 +315,19 @@ class ArrivalLedger:
                 reason=late,
                 finished_at=now,
             )
+            if isinstance(report, DerivedInstance):
+                chosen.append(_insert_report(connection, arrival_id, report, now))
+            elif report is not None and enhanced:
+                record_event(
+                    connection,
+                    arrival,
+                    arrival_id,
+                    at=now,
+                    event_name="no_report",
+                    from_state=state.value,
+                    to_state=state.value,
+                    reason=report,
+                )
             for destination in destinations:
                 _open_delivery(connection, arrival_id, destination, chosen, now)
             return state
@@ -373,37 +389,34 @@ def _decide(
 
 def _insert_derived(connection: Connection, source_id: int, derived: DerivedInstance, now: float) -> int:
     arrival_id = connection.scalar(select(instance.c.arrival_id).where(instance.c.id == source_id))
-    derived_id: int = connection.execute(
+    columns = {"origin": "derived", "arrival_id": arrival_id, "source_id": source_id}
+    return _insert_made(connection, columns, derived, now, event_name="derive", reason=f"from instance {source_id}")
+
+
+def _insert_report(connection: Connection, arrival_id: int, report: DerivedInstance, now: float) -> int:
+    # No source: the balance counts received images, and a refused report makes none of them undelivered.
+    columns = {"origin": "report", "arrival_id": arrival_id, "source_id": None}
+    return _insert_made(connection, columns, report, now, event_name="report", reason=f"on arrival {arrival_id}")
+
+
+def _insert_made(
+    connection: Connection, columns: dict[str, Any], made: DerivedInstance, now: float, *, event_name: str, reason: str
+) -> int:
+    made_id: int = connection.execute(
         insert(instance).returning(instance.c.id),
-        {
-            "origin": "derived",
-            "arrival_id": arrival_id,
-            "source_id": source_id,
-            "state": InstanceState.STORED.value,
-            "sop_class_uid": derived.sop_class_uid,
-            "sop_instance_uid": derived.sop_instance_uid,
-            "study_instance_uid": derived.study_instance_uid,
-            "series_instance_uid": derived.series_instance_uid,
-            "transfer_syntax_uid": derived.transfer_syntax_uid,
-            "key": derived.key,
-            "size": derived.size,
-            "dataset_offset": derived.dataset_offset,
-            "digest": derived.digest,
-            "revision": 0,
-            "at": now,
-        },
+        {**columns, **asdict(made), "state": InstanceState.STORED.value, "revision": 0, "at": now},
     ).scalar_one()
     record_event(
         connection,
         instance,
-        derived_id,
+        made_id,
         at=now,
-        event_name="derive",
+        event_name=event_name,
         from_state=None,
         to_state=InstanceState.STORED.value,
-        reason=f"from instance {source_id}",
+        reason=reason,
     )
-    return derived_id
+    return made_id
 
 
 def _chosen(

@@ -96,7 +96,7 @@ instance = Table(
     "instance",
     metadata,
     _key(),
-    Column("origin", String(8), nullable=False),  # received | derived
+    Column("origin", String(8), nullable=False),  # received | derived | report
     Column("association_id", _Key, ForeignKey("association.id")),
     Column("arrival_id", _Key, ForeignKey("arrival.id")),
     Column("source_id", _Key, ForeignKey("instance.id")),  # derived: the received instance that it was made from

@@ -49,6 +49,7 @@ from dicom_node.transcoding import to_uncompressed
 from tests.support.derived import context, derive_file
 from tests.support.objects import cr_dataset, dx_dataset, new_uid, save, set_transfer_syntax, xa_dataset
 from tests.support.peers import find_program
+from tests.support.quality_reports import enhanced, passed_through, radiograph, report_on
 from tests.support.statement import Row, plain, tables
 
 FOUND = tables(render_statement(Settings()))
@@ -424,3 +425,27 @@ def test_the_private_scheme_is_explained_as_in_derived_objects(tmp_path: Path) -
         "Context Group Local Version": denoising.ContextGroupLocalVersion,
         "Context Group Extension Creator UID": denoising.ContextGroupExtensionCreatorUID,
     }
+
+
+def test_a_quality_report_is_of_the_class_and_has_the_private_codes_that_are_listed(tmp_path: Path) -> None:
+    listed = tables(render_statement(Settings()))
+    outcomes = (enhanced(1), passed_through(2, "it is a quality control image"))
+    report = report_on(save(radiograph(), tmp_path / "source.dcm"), outcomes)
+    facts = {row["Parameter"]: row["Value"] for row in listed["The quality report"]}
+    assert f"(`{report.SOPClassUID}`)" in facts["SOP class"]
+    assert [item.TemplateIdentifier for item in report.ContentTemplateSequence] == ["1500"]
+    own = {
+        (item.CodeValue, item.CodeMeaning)
+        for item in _items(report)
+        if item.get("CodingSchemeDesignator") == plain(facts["Coding scheme of the private codes"])
+        and "CodeValue" in item
+    }
+    assert own == {(plain(row["Code"]), row["Meaning"]) for row in listed["Private codes of the quality report"]}
+
+
+def _items(ds: Dataset) -> Iterator[Dataset]:
+    for element in ds:
+        if element.VR == "SQ":
+            for item in element.value:
+                yield item
+                yield from _items(item)

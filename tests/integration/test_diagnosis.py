@@ -67,6 +67,7 @@ def test_a_refused_class_is_a_warning_and_so_are_peers_that_take_compressed_obje
     assert steps["contexts: DX for presentation"].state is OK
     assert steps["contexts: CT"].state is WARNING
     assert "CT Image Storage is not taken" in steps["contexts: CT"].sentence
+    assert "Enhanced SR Storage is not taken" in steps["contexts: quality report"].sentence
     assert steps["contexts: CR"].state is WARNING
     assert "only in JPEG 2000 lossless" in steps["contexts: CR"].sentence
     assert steps["echo"].state is OK

@@ -77,7 +77,7 @@ def test_the_log_of_a_node_holds_nothing_of_a_patient(tmp_path: Path, form: str)
         conditions = {"PatientBirthDate": "1.*", "PatientWeight": {"min": 0}, "PatientSex": "F", "PatientName": "A.*"}
         routes = [
             *({"name": key, "match": {key: value}, "destinations": ["pacs"]} for key, value in conditions.items()),
-            *default_routes("pacs", "away"),
+            *default_routes("pacs", "away", report=True),
         ]
         logging = {"level": "debug", "format": form}
         with running_node(tmp_path / "node", destinations=destinations, routes=routes, logging=logging) as node:
@@ -88,6 +88,7 @@ def test_the_log_of_a_node_holds_nothing_of_a_patient(tmp_path: Path, form: str)
             modality.release()
             node.wait_until_idle(timeout_s=60)
             answers = [node.command("status"), node.command("queue", "list"), node.verify()]
+            assert node.rows("SELECT count(*) FROM instance WHERE origin = 'report'") == [(1,)]
         log = node.log()
     # The node did what it was to do, so the log had the occasion.
     for sentence in ("Stored instance", "Instance not stored", "Image passed through", "Delivered", "Series concluded"):

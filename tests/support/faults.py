@@ -51,3 +51,46 @@ def killed_by(folder: Path, sop_instance_uid: str) -> dict[str, str]:
 def slowed(folder: Path, seconds: float) -> dict[str, str]:
     """Return the environment of a node whose worker takes this much longer for each image."""
     return fault_in_enhancement(folder, f"time.sleep({seconds})")
+
+
+_REPORT_SITE = """
+import sys
+
+if "worker" in sys.orig_argv:
+    import os
+    import time
+    from pathlib import Path
+
+    from dicom_node.reporting import Reporter
+
+    marks = Path({folder!r})
+    original = Reporter.{method}
+
+    def is_first():
+        try:
+            (marks / "done").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def with_fault(self, *arguments, **options):
+{before}
+        made = original(self, *arguments, **options)
+{after}
+        return made
+
+    Reporter.{method} = with_fault
+"""
+
+
+def fault_in_report(folder: Path, *, before: str = "", after: str = "", method: str = "make") -> dict[str, str]:
+    """Return the environment of a node that runs code before and after a method of `Reporter`.
+
+    In that code `is_first()` is true once, over all restarts, and `made` is what the method returned.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    code = {
+        name: textwrap.indent(textwrap.dedent(text), " " * 8) for name, text in (("before", before), ("after", after))
+    }
+    (folder / "sitecustomize.py").write_text(_REPORT_SITE.format(folder=str(folder), method=method, **code))
+    return {"PYTHONPATH": f"{folder}:{REPOSITORY}"}

@@ -187,3 +187,13 @@ def test_fallback_is_the_last_route_and_its_name_is_taken() -> None:
     )
     assert faults["routes[0].name"] == "'fallback': another name; this one is that of [fallback]"
     assert faults["fallback.destinations"] == "'nowhere': the name of a destination: pacs"
+
+
+@pytest.mark.parametrize("route", [{"enhance": False}, {"send": ["original"]}])
+def test_a_report_on_images_that_nobody_gets_is_refused(route: dict[str, object]) -> None:
+    table = {"name": "r", "destinations": ["pacs"], "report": True}
+    faults = faults_of({"destinations": [PACS], "routes": [{**table, **route}]})
+    assert 'report = true only where enhance = true and send has "enhanced"' in faults["routes[0]"]
+    both = {**table, "send": ["original", "enhanced"]}
+    assert parse_settings({"destinations": [PACS], "routes": [both]}).routes[0].report
+    assert not parse_settings({"destinations": [PACS], "routes": [{**both, "report": False}]}).routes[0].report
