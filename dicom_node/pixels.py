@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -52,12 +53,13 @@ Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.
 """Stored values: the Bits Stored of each cell, sign extended, shape ``(rows, columns)``."""
 
 _LOSSY_WITH_SIGN: Final = frozenset((JPEG2000, JPEGLSNearLossless, HTJ2K))
+_JPEG_CODEC: Final = "imagecodecs"
 DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
     RLELossless: ("pylibjpeg", "pydicom"),
-    JPEGBaseline8Bit: ("pillow", "gdcm"),
-    JPEGExtended12Bit: ("gdcm", "pillow"),
-    JPEGLossless: ("gdcm",),
-    JPEGLosslessSV1: ("gdcm",),
+    JPEGBaseline8Bit: (_JPEG_CODEC,),
+    JPEGExtended12Bit: (_JPEG_CODEC,),
+    JPEGLossless: (_JPEG_CODEC,),
+    JPEGLosslessSV1: (_JPEG_CODEC,),
     JPEGLSLossless: ("pyjpegls", "gdcm"),
     JPEGLSNearLossless: ("pyjpegls", "gdcm"),
     JPEG2000Lossless: ("pylibjpeg", "gdcm"),
@@ -66,7 +68,7 @@ DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
     HTJ2KLosslessRPCL: ("pylibjpeg",),
     HTJ2K: ("pylibjpeg",),
 }
-"""Codecs in the order in which they are tried. GDCM comes last where there is a choice: it ends the process on some
+"""Codecs in the order in which they are tried. GDCM comes last, and for JPEG not at all: it ends the process on some
 input that others refuse, or take."""
 
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
@@ -355,7 +357,7 @@ def _decode_frame(
     element: PixelDataElement, syntax: UID, index: int, options: dict[str, Any]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Decode one frame with the first codec that can; by index, since in one go pydicom 3.0 fails to correct a sign."""
-    decoder = get_decoder(syntax)
+    decoder = _decoder(syntax)
     failure: Exception | None = None
     for plugin in DECODING_PLUGINS.get(syntax, ()):
         if plugin not in decoder.available_plugins:
@@ -369,6 +371,16 @@ def _decode_frame(
         raise NotImplementedError(f"no codec for {syntax.name} is installed")
     # pydicom's own message is a headline with the codec's below.
     raise ValueError(str(failure).splitlines()[-1].strip()) from failure
+
+
+@cache
+def _decoder(syntax: UID) -> Decoder:
+    """Return pydicom's decoder, or one beside its registry with the codec that pydicom does not know."""
+    if _JPEG_CODEC not in DECODING_PLUGINS.get(syntax, ()):
+        return get_decoder(syntax)
+    decoder = Decoder(syntax)
+    decoder.add_plugin(_JPEG_CODEC, ("dicom_node.jpeg_codec", "decode_frame"))
+    return decoder
 
 
 def _counts_down(spec: PixelSpec) -> bool:
