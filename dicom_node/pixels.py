@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +43,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.functional_groups import frame_macros, has_functional_groups
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain, counts_down, declared_domain
 
@@ -90,6 +91,8 @@ class PixelSpec:
         Overlay planes live in bits of the pixel cell that are not stored bits (retired, PS3.5 8.1.2).
     pixel_vr
         VR of native Pixel Data, ``OB`` or ``OW``.
+    frame_intensities
+        Relationship and sign frame by frame, where the frames of an enhanced object differ; see `of_frame`.
     """
 
     sop_class_uid: str
@@ -110,6 +113,14 @@ class PixelSpec:
     padding: tuple[int, int] | None
     embedded_overlays: bool
     pixel_vr: str
+    frame_intensities: tuple[tuple[str, int], ...] = ()
+
+    def of_frame(self, index: int) -> PixelSpec:
+        """Return what holds for the frame `index`, from 0."""
+        if not self.frame_intensities:
+            return self
+        relationship, sign = self.frame_intensities[index]
+        return replace(self, relationship=relationship, sign=sign, frame_intensities=())
 
     @property
     def shift(self) -> int:
@@ -190,6 +201,7 @@ def _read_spec(ds: Dataset) -> PixelSpec:
     syntax = UID(str(ds.file_meta.TransferSyntaxUID))
     if syntax.is_encapsulated and syntax != RLELossless and high_bit != stored - 1:
         raise UnsupportedPixels(f"high bit {high_bit} with {stored} bits stored has no meaning in {syntax.name}")
+    intensities = _intensities(ds, frames)
     return PixelSpec(
         sop_class_uid=_text(ds, "SOPClassUID"),
         transfer_syntax_uid=syntax,
@@ -201,14 +213,15 @@ def _read_spec(ds: Dataset) -> PixelSpec:
         high_bit=high_bit,
         signed=signed,
         photometric=photometric,
-        relationship=_text(ds, "PixelIntensityRelationship"),
-        sign=-1 if _integer(ds, "PixelIntensityRelationshipSign", 1) < 0 else 1,
+        relationship=intensities[0][0],
+        sign=intensities[0][1],
         presentation_intent=_text(ds, "PresentationIntentType"),
         rescale_slope=_number(ds, "RescaleSlope", 1.0),
         rescale_intercept=_number(ds, "RescaleIntercept", 0.0),
         padding=_padding(ds, signed=signed),
         embedded_overlays=_has_embedded_overlays(ds),
         pixel_vr="OB" if allocated == 8 and not syntax.is_implicit_VR else "OW",
+        frame_intensities=() if len(set(intensities)) == 1 else intensities,
     )
 
 
@@ -278,7 +291,7 @@ def to_exposure(values: NDArray[Any], spec: PixelSpec) -> NDArray[np.float32]:
     values
         Stored values, any shape.
     spec
-        Sign, Pixel Intensity Relationship and Presentation Intent decide.
+        Sign, Pixel Intensity Relationship and Presentation Intent decide; of the frame, where the frames differ.
 
     Returns
     -------
@@ -502,6 +515,20 @@ def _number(ds: Dataset, keyword: str, default: float) -> float:
 def _text(ds: Dataset, keyword: str) -> str:
     value = ds.get(keyword)
     return value.strip() if isinstance(value, str) else ""
+
+
+def _intensities(ds: Dataset, frames: int) -> tuple[tuple[str, int], ...]:
+    """Return Pixel Intensity Relationship and its sign: once, or of each frame of an enhanced object (C.8.19.6.2)."""
+    holders: Iterable[Dataset] = (ds,)
+    if has_functional_groups(ds):
+        holders = frame_macros(ds, "FramePixelDataPropertiesSequence", frames)
+    return tuple(
+        (
+            _text(holder, "PixelIntensityRelationship"),
+            -1 if _integer(holder, "PixelIntensityRelationshipSign", 1) < 0 else 1,
+        )
+        for holder in holders
+    )
 
 
 def _padding(ds: Dataset, *, signed: bool) -> tuple[int, int] | None:

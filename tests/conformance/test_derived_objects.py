@@ -14,14 +14,22 @@ import pydicom.data
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
-from pydicom.uid import UID, ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, EnhancedXRFImageStorage, ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from dicom_node.derivation import is_enhanceable, unexpected_differences
 from dicom_node.errors import UnsupportedPixels
 from dicom_node.part10 import open_part10
 from dicom_node.pixels import iter_frames, read_spec
 from tests.support.derived import context, derive_file
-from tests.support.objects import cr_dataset, dx_dataset, save, set_transfer_syntax, xa_dataset
+from tests.support.objects import (
+    cr_dataset,
+    dx_dataset,
+    enhanced_xa_dataset,
+    enhanced_xrf_dataset,
+    save,
+    set_transfer_syntax,
+    xa_dataset,
+)
 from tests.support.samples import SAMPLE_DATA
 
 CLASSES = ("CR", "DX", "MG", "IO", "XA", "RF", "CT")
@@ -31,6 +39,8 @@ FOLDERS = (
     SAMPLE_DATA / "more" / "fluoroscopy_static_phantom",
     Path(pydicom.data.__file__).parent / "test_files",
 )
+MISTAKEN = ("Error - Unrecognized enumerated value <RF> for value 1 of attribute <Modality>",)
+"""What dciodvfy says of every Enhanced XRF image; PS3.3 A.48.3.1.1 asks for RF."""
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -75,6 +85,11 @@ def make_sources(folder: Path) -> list[Path]:
         "cr_rle": set_transfer_syntax(cr_dataset(image), UID(RLELossless)),
         "cr_big": set_transfer_syntax(cr_dataset(image), UID(ExplicitVRBigEndian)),
         "xa": xa_dataset(cine),
+        "enhanced_xa": enhanced_xa_dataset(cine),
+        "enhanced_xa_frames_rle": set_transfer_syntax(
+            enhanced_xa_dataset(cine, per_frame_properties=True), UID(RLELossless)
+        ),
+        "enhanced_xrf": enhanced_xrf_dataset(cine, per_frame_properties=True),
         "xa_jpegls": set_transfer_syntax(xa_dataset(cine), UID(JPEGLSLossless)),
     }
     return [save(ds, folder / f"{name}.dcm") for name, ds in made.items()]
@@ -166,6 +181,9 @@ def test_simpleitk_with_gdcm_reads_the_same_pixels(pairs: dict[str, list[tuple[P
         ds = pydicom.dcmread(derived, stop_before_pixels=True)
         if ds.file_meta.TransferSyntaxUID == ExplicitVRBigEndian and ds.BitsAllocated == 8:
             continue
+        if ds.SOPClassUID == EnhancedXRFImageStorage:
+            # GDCM does not know the class, and refuses the source too.
+            continue
         image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(derived), imageIO="GDCMImageIO"))
         values = stored_values(derived)
         expected = values * float(ds.get("RescaleSlope") or 1) + float(ds.get("RescaleIntercept") or 0)
@@ -191,4 +209,4 @@ def test_pixels_changed_and_padding_did_not(pairs: dict[str, list[tuple[Path, Pa
 def dciodvfy_errors(path: Path) -> set[str]:
     done = subprocess.run(["dciodvfy", str(path)], capture_output=True, timeout=60, check=False)
     lines = (done.stdout + done.stderr).decode("latin-1").splitlines()
-    return {line for line in lines if line.startswith("Error")}
+    return {line for line in lines if line.startswith("Error") and line not in MISTAKEN}

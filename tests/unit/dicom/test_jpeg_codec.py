@@ -145,7 +145,7 @@ def test_a_stream_that_claims_to_be_huge_asks_for_no_memory() -> None:
 
 
 def test_samples_wider_than_the_cells_are_refused() -> None:
-    with pytest.raises(UnsupportedPixels, match="12 bits don.t fit the 8 bits"):
+    with pytest.raises(UnsupportedPixels, match="of 12 bits"):
         frames_of(jpeg_dataset(STREAM, (40, 56), bits=8))
 
 
