@@ -54,23 +54,25 @@ Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.
 """Stored values: the Bits Stored of each cell, sign extended, shape ``(rows, columns)``."""
 
 _LOSSY_WITH_SIGN: Final = frozenset((JPEG2000, JPEGLSNearLossless, HTJ2K))
-_JPEG_CODEC: Final = "imagecodecs"
+_OUR_PLUGINS: Final = {"libjpeg-turbo": "decode_jpeg", "charls": "decode_jpeg_ls"}
+"""Plugins that pydicom does not know, and their functions in `jpeg_codec`."""
+
 DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
     RLELossless: ("pylibjpeg", "pydicom"),
-    JPEGBaseline8Bit: (_JPEG_CODEC,),
-    JPEGExtended12Bit: (_JPEG_CODEC,),
-    JPEGLossless: (_JPEG_CODEC,),
-    JPEGLosslessSV1: (_JPEG_CODEC,),
-    JPEGLSLossless: ("pyjpegls", "gdcm"),
-    JPEGLSNearLossless: ("pyjpegls", "gdcm"),
-    JPEG2000Lossless: ("pylibjpeg", "gdcm"),
-    JPEG2000: ("pylibjpeg", "gdcm"),
+    JPEGBaseline8Bit: ("libjpeg-turbo",),
+    JPEGExtended12Bit: ("libjpeg-turbo",),
+    JPEGLossless: ("libjpeg-turbo",),
+    JPEGLosslessSV1: ("libjpeg-turbo",),
+    JPEGLSLossless: ("charls",),
+    JPEGLSNearLossless: ("charls",),
+    JPEG2000Lossless: ("pylibjpeg",),
+    JPEG2000: ("pylibjpeg",),
     HTJ2KLossless: ("pylibjpeg",),
     HTJ2KLosslessRPCL: ("pylibjpeg",),
     HTJ2K: ("pylibjpeg",),
 }
-"""Codecs in the order in which they are tried. GDCM comes last, and for JPEG not at all: it ends the process on some
-input that others refuse, or take."""
+"""Codecs in the order in which they are tried. GDCM is none of them: it ends the process on damaged streams that
+others refuse."""
 
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
 
@@ -371,14 +373,17 @@ def _decode_frame(
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Decode one frame with the first codec that can; by index, since in one go pydicom 3.0 fails to correct a sign."""
     decoder = _decoder(syntax)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for plugin in DECODING_PLUGINS.get(syntax, ()):
         if plugin not in decoder.available_plugins:
             continue
         element.stream.seek(element.offset)
         try:
             return decoder.as_array(element.stream, index=index, raw=True, decoding_plugin=plugin, **options)
-        except UNREADABLE as error:
+        except BaseException as error:
+            # A panic of a codec in Rust is no Exception, and means damage like all others.
+            if not isinstance(error, UNREADABLE) and type(error).__name__ != "PanicException":
+                raise
             failure = failure or error
     if failure is None:
         raise NotImplementedError(f"no codec for {syntax.name} is installed")
@@ -389,10 +394,12 @@ def _decode_frame(
 @cache
 def _decoder(syntax: UID) -> Decoder:
     """Return pydicom's decoder, or one beside its registry with the codec that pydicom does not know."""
-    if _JPEG_CODEC not in DECODING_PLUGINS.get(syntax, ()):
+    ours = [name for name in DECODING_PLUGINS.get(syntax, ()) if name in _OUR_PLUGINS]
+    if not ours:
         return get_decoder(syntax)
     decoder = Decoder(syntax)
-    decoder.add_plugin(_JPEG_CODEC, ("dicom_node.jpeg_codec", "decode_frame"))
+    for name in ours:
+        decoder.add_plugin(name, ("dicom_node.jpeg_codec", _OUR_PLUGINS[name]))
     return decoder
 
 
