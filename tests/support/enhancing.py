@@ -72,8 +72,14 @@ def enhance(
     ds: Dataset, folder: Path, denoiser: StandInDenoiser
 ) -> tuple[EnhancementRecord, DerivedInstance | None, Path | None]:
     """Store `ds` in `folder`, enhance it by its own SOP class, and return the derived object's path too."""
+    return enhance_stored(ds, InstanceStore(folder).save(ds), folder, denoiser)
+
+
+def enhance_stored(
+    ds: Dataset, stored: StoredObject, folder: Path, denoiser: StandInDenoiser
+) -> tuple[EnhancementRecord, DerivedInstance | None, Path | None]:
+    """Enhance what the store in `folder` holds of `ds`, as `enhance` does."""
     store = InstanceStore(folder)
-    instance = stored_instance(ds, store.save(ds))
     route = RouteSettings(name="all", destinations=("pacs",), sop_classes=(ds.SOPClassUID,))
-    record, derived = enhancer_with(store, denoiser).enhance(instance, route, series_at=0.0)
+    record, derived = enhancer_with(store, denoiser).enhance(stored_instance(ds, stored), route, series_at=0.0)
     return record, derived, None if derived is None else store.path(derived.key)

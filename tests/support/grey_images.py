@@ -66,11 +66,17 @@ def images(draw: st.DrawFn) -> Dataset:
     ds.PhotometricInterpretation = draw(st.sampled_from(("MONOCHROME1", "MONOCHROME2")))
     ds.PixelIntensityRelationship = draw(st.sampled_from(("LIN", "LOG", "DISP", "")))
     ds.PixelIntensityRelationshipSign = draw(st.sampled_from((1, -1)))
-    if draw(st.booleans()):
-        low = -(2 ** (allocated - 1)) if signed else 0
-        ds.PixelPaddingValue = draw(st.integers(low, low + 2**allocated - 1))
-        if draw(st.booleans()):
-            ds.PixelPaddingRangeLimit = draw(st.integers(low, low + 2**allocated - 1))
+    match draw(st.sampled_from(("none", "anywhere", "storable range"))):
+        case "anywhere":
+            low = -(2 ** (allocated - 1)) if signed else 0
+            ds.PixelPaddingValue = draw(st.integers(low, low + 2**allocated - 1))
+            if draw(st.booleans()):
+                ds.PixelPaddingRangeLimit = draw(st.integers(low, low + 2**allocated - 1))
+        case "storable range":
+            # Some quarter of the values, so that pixels on either side come near it.
+            low = -(2 ** (stored - 1)) if signed else 0
+            first = draw(st.integers(low, low + 2**stored - 1 - 2**stored // 4))
+            ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = first, first + 2**stored // 4
     if draw(st.booleans()) and stored < allocated:
         ds.add_new(0x60000100, "US", allocated)
         ds.add_new(0x60000102, "US", 0 if high_bit >= stored else allocated - 1)
