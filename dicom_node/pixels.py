@@ -264,15 +264,25 @@ def iter_frames(source: Path | Part10File | Dataset, spec: PixelSpec) -> Iterato
 def frame_of(cells: Cells, index: int, spec: PixelSpec) -> StoredFrame:
     """Return the frame that `cells` hold: stored values, and where they are image."""
     values = stored_values(cells, spec)
-    native = np.ones(values.shape, dtype=np.bool_)
-    if spec.padding is not None:
-        low, high = spec.padding
-        native = (values < low) | (values > high)
-        if not spec.lowest <= low <= spec.highest and spec.bits_stored < spec.bits_allocated:
-            # Some modalities pad with a value of the whole cell, such as -2000 in 12 bits stored.
-            whole = cells.view(np.dtype(f"i{cells.itemsize}")) if low < 0 else cells
-            native &= (whole < low) | (whole > high)
-    return StoredFrame(index=index, cells=cells, values=values, native=native)
+    return StoredFrame(index=index, cells=cells, values=values, native=_native(cells, values, spec))
+
+
+def _native(cells: Cells, values: Values, spec: PixelSpec) -> NDArray[np.bool_]:
+    if spec.padding is None:
+        return np.ones(values.shape, dtype=np.bool_)
+    low, high = spec.padding
+    native = (values < low) | (values > high)
+    if _pads_whole_cells(spec):
+        whole = cells.view(np.dtype(f"i{cells.itemsize}")) if low < 0 else cells
+        native &= (whole < low) | (whole > high)
+    return native
+
+
+def _pads_whole_cells(spec: PixelSpec) -> bool:
+    """Tell whether padding is no storable value: some modalities pad with the whole cell, as -2000 in 11 bits."""
+    if spec.padding is None or spec.bits_stored == spec.bits_allocated:
+        return False
+    return not spec.lowest <= spec.padding[0] <= spec.highest
 
 
 def stored_values(cells: Cells, spec: PixelSpec) -> Values:
@@ -340,7 +350,11 @@ def from_exposure(exposure: NDArray[np.float32], frame: StoredFrame, spec: Pixel
     # In float64: a wild change must be clipped, not wrap around an integer type.
     wanted = np.clip(frame.values + np.rint(change.astype(np.float64)), spec.lowest, spec.highest)
     stored = _beside_padding(wanted.astype(np.int32), frame, spec)
-    return cast(Cells, np.where(frame.native, _into_cells(stored, frame, spec), frame.cells))
+    cells = cast(Cells, np.where(frame.native, _into_cells(stored, frame, spec), frame.cells))
+    if _pads_whole_cells(spec):
+        # Together with the bits beside it, a storable value may be padding: such a pixel stays as it was.
+        cells = cast(Cells, np.where(_native(cells, stored_values(cells, spec), spec), cells, frame.cells))
+    return cells
 
 
 def pixel_digest(source: Path | Part10File | Dataset, spec: PixelSpec) -> str:

@@ -141,6 +141,16 @@ def test_padding_beyond_bits_stored_is_found_in_the_whole_cell() -> None:
     assert frame.native.tolist() == [[False, True, True]]
 
 
+def test_a_native_pixel_that_would_be_padding_with_its_other_bits_stays() -> None:
+    # 2 bits stored under high bit 2; padding of 4 to 152 is told by the whole cell.
+    cells = np.array([[[158, 230, 4]]], dtype=np.uint8)
+    ds = grey_image(cells, BitsStored=2, HighBit=2, PixelPaddingValue=4, PixelPaddingRangeLimit=152)
+    spec, frame = only_frame(ds)
+    assert (frame.native.tolist(), frame.values.tolist()) == ([[True, True, False]], [[3, 3, 2]])
+    # 0 would make 152 of the first cell, which is padding, and 224 of the second.
+    assert from_exposure(np.zeros((1, 3), dtype=np.float32), frame, spec).tolist() == [[158, 224, 4]]
+
+
 def test_values_are_rounded_and_clipped_to_bits_stored() -> None:
     cells = np.full((1, 1, 5), 1000, dtype=np.uint16)
     spec, frame = only_frame(grey_image(cells, BitsStored=12, HighBit=11))

@@ -86,7 +86,12 @@ def test_what_is_changed_is_rounded_clipped_and_never_padding(
                 expected_value(int(value), float(delta), spec)
                 for value, delta in zip(before.values[before.native], change[before.native], strict=True)
             ]
-            assert after.values[before.native].tolist() == expected
+            padded_by_cells = spec.padding is not None and not spec.lowest <= spec.padding[0] <= spec.highest
+            for value, wanted, found in zip(
+                before.values[before.native].tolist(), expected, after.values[before.native].tolist(), strict=True
+            ):
+                # Where padding is a value of the whole cell, a pixel that would become it stays as it was.
+                assert found == wanted or (padded_by_cells and found == value)
             if spec.embedded_overlays or not spec.signed:
                 beside = ~before.cells.dtype.type(((1 << spec.bits_stored) - 1) << spec.shift)
                 assert np.array_equal(before.cells & beside, after.cells & beside)
