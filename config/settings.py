@@ -204,7 +204,8 @@ class RouteSettings(_Table):
     )
     sop_classes: tuple[str, ...] = Field(
         ("CR", "DX", "IO", "XA", "RF"),
-        description="Images that are enhanced: CR, DX, MG, IO, XA, RF, CT or SOP Class UIDs.",
+        description="Images that are enhanced: CR, DX, MG, IO, XA, RF, CT or SOP Class UIDs; XA, RF and CT include "
+        "their enhanced multi-frame classes.",
     )
     quiet_period_s: float = Field(
         3.0,

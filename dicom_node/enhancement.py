@@ -199,14 +199,14 @@ def _denoise(
 ) -> _Denoised:
     """Denoise frame by frame into `writer`; a frame that the guard refuses stays as it was."""
     found = _Denoised()
-    domain = domain_of(spec)
     declared = declared_dose(part10.header)
     for frame in iter_frames(part10, spec):
-        exposure = to_exposure(frame.values, spec)
+        of_frame = spec.of_frame(frame.index)
+        exposure = to_exposure(frame.values, of_frame)
         begin = time.perf_counter()
         result = denoiser.denoise(
             exposure[None],
-            domain=domain,
+            domain=domain_of(of_frame),
             strength=strength,
             mask=None if frame.native.all() else frame.native,
             declared=declared,
@@ -218,7 +218,7 @@ def _denoise(
             found.before.append(result.noise_before)
             found.after.append(result.noise_after)
         found.reasons.update(dict.fromkeys(result.reasons))
-        writer.add(frame, from_exposure(result.frames[0], frame, spec))
+        writer.add(frame, from_exposure(result.frames[0], frame, of_frame))
     return found
 
 

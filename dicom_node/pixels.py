@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -42,6 +43,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.functional_groups import frame_macros, has_functional_groups
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain, counts_down, declared_domain
 
@@ -52,22 +54,25 @@ Values = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.
 """Stored values: the Bits Stored of each cell, sign extended, shape ``(rows, columns)``."""
 
 _LOSSY_WITH_SIGN: Final = frozenset((JPEG2000, JPEGLSNearLossless, HTJ2K))
+_OUR_PLUGINS: Final = {"libjpeg-turbo": "decode_jpeg", "charls": "decode_jpeg_ls"}
+"""Plugins that pydicom does not know, and their functions in `jpeg_codec`."""
+
 DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
     RLELossless: ("pylibjpeg", "pydicom"),
-    JPEGBaseline8Bit: ("pillow", "gdcm"),
-    JPEGExtended12Bit: ("gdcm", "pillow"),
-    JPEGLossless: ("gdcm",),
-    JPEGLosslessSV1: ("gdcm",),
-    JPEGLSLossless: ("pyjpegls", "gdcm"),
-    JPEGLSNearLossless: ("pyjpegls", "gdcm"),
-    JPEG2000Lossless: ("pylibjpeg", "gdcm"),
-    JPEG2000: ("pylibjpeg", "gdcm"),
+    JPEGBaseline8Bit: ("libjpeg-turbo",),
+    JPEGExtended12Bit: ("libjpeg-turbo",),
+    JPEGLossless: ("libjpeg-turbo",),
+    JPEGLosslessSV1: ("libjpeg-turbo",),
+    JPEGLSLossless: ("charls",),
+    JPEGLSNearLossless: ("charls",),
+    JPEG2000Lossless: ("pylibjpeg",),
+    JPEG2000: ("pylibjpeg",),
     HTJ2KLossless: ("pylibjpeg",),
     HTJ2KLosslessRPCL: ("pylibjpeg",),
     HTJ2K: ("pylibjpeg",),
 }
-"""Codecs in the order in which they are tried. GDCM comes last where there is a choice: it ends the process on some
-input that others refuse, or take."""
+"""Codecs in the order in which they are tried. GDCM is none of them: it ends the process on damaged streams that
+others refuse."""
 
 _JPEG: Final = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1))
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
@@ -89,6 +94,8 @@ class PixelSpec:
         Overlay planes live in bits of the pixel cell that are not stored bits (retired, PS3.5 8.1.2).
     pixel_vr
         VR of native Pixel Data, ``OB`` or ``OW``.
+    frame_intensities
+        Relationship and sign frame by frame, where the frames of an enhanced object differ; see `of_frame`.
     """
 
     sop_class_uid: str
@@ -109,6 +116,14 @@ class PixelSpec:
     padding: tuple[int, int] | None
     embedded_overlays: bool
     pixel_vr: str
+    frame_intensities: tuple[tuple[str, int], ...] = ()
+
+    def of_frame(self, index: int) -> PixelSpec:
+        """Return what holds for the frame `index`, from 0."""
+        if not self.frame_intensities:
+            return self
+        relationship, sign = self.frame_intensities[index]
+        return replace(self, relationship=relationship, sign=sign, frame_intensities=())
 
     @property
     def shift(self) -> int:
@@ -189,6 +204,7 @@ def _read_spec(ds: Dataset) -> PixelSpec:
     syntax = UID(str(ds.file_meta.TransferSyntaxUID))
     if syntax.is_encapsulated and syntax != RLELossless and high_bit != stored - 1:
         raise UnsupportedPixels(f"high bit {high_bit} with {stored} bits stored has no meaning in {syntax.name}")
+    intensities = _intensities(ds, frames)
     return PixelSpec(
         sop_class_uid=_text(ds, "SOPClassUID"),
         transfer_syntax_uid=syntax,
@@ -200,14 +216,15 @@ def _read_spec(ds: Dataset) -> PixelSpec:
         high_bit=high_bit,
         signed=signed,
         photometric=photometric,
-        relationship=_text(ds, "PixelIntensityRelationship"),
-        sign=-1 if _integer(ds, "PixelIntensityRelationshipSign", 1) < 0 else 1,
+        relationship=intensities[0][0],
+        sign=intensities[0][1],
         presentation_intent=_text(ds, "PresentationIntentType"),
         rescale_slope=_number(ds, "RescaleSlope", 1.0),
         rescale_intercept=_number(ds, "RescaleIntercept", 0.0),
         padding=_padding(ds, signed=signed),
         embedded_overlays=_has_embedded_overlays(ds),
         pixel_vr="OB" if allocated == 8 and not syntax.is_implicit_VR else "OW",
+        frame_intensities=() if len(set(intensities)) == 1 else intensities,
     )
 
 
@@ -248,15 +265,25 @@ def iter_frames(source: Path | Part10File | Dataset, spec: PixelSpec) -> Iterato
 def frame_of(cells: Cells, index: int, spec: PixelSpec) -> StoredFrame:
     """Return the frame that `cells` hold: stored values, and where they are image."""
     values = stored_values(cells, spec)
-    native = np.ones(values.shape, dtype=np.bool_)
-    if spec.padding is not None:
-        low, high = spec.padding
-        native = (values < low) | (values > high)
-        if not spec.lowest <= low <= spec.highest and spec.bits_stored < spec.bits_allocated:
-            # Some modalities pad with a value of the whole cell, such as -2000 in 12 bits stored.
-            whole = cells.view(np.dtype(f"i{cells.itemsize}")) if low < 0 else cells
-            native &= (whole < low) | (whole > high)
-    return StoredFrame(index=index, cells=cells, values=values, native=native)
+    return StoredFrame(index=index, cells=cells, values=values, native=_native(cells, values, spec))
+
+
+def _native(cells: Cells, values: Values, spec: PixelSpec) -> NDArray[np.bool_]:
+    if spec.padding is None:
+        return np.ones(values.shape, dtype=np.bool_)
+    low, high = spec.padding
+    native = (values < low) | (values > high)
+    if _pads_whole_cells(spec):
+        whole = cells.view(np.dtype(f"i{cells.itemsize}")) if low < 0 else cells
+        native &= (whole < low) | (whole > high)
+    return native
+
+
+def _pads_whole_cells(spec: PixelSpec) -> bool:
+    """Tell whether padding is no storable value: some modalities pad with the whole cell, as -2000 in 11 bits."""
+    if spec.padding is None or spec.bits_stored == spec.bits_allocated:
+        return False
+    return not spec.lowest <= spec.padding[0] <= spec.highest
 
 
 def stored_values(cells: Cells, spec: PixelSpec) -> Values:
@@ -277,7 +304,7 @@ def to_exposure(values: NDArray[Any], spec: PixelSpec) -> NDArray[np.float32]:
     values
         Stored values, any shape.
     spec
-        Sign, Pixel Intensity Relationship and Presentation Intent decide.
+        Sign, Pixel Intensity Relationship and Presentation Intent decide; of the frame, where the frames differ.
 
     Returns
     -------
@@ -324,7 +351,11 @@ def from_exposure(exposure: NDArray[np.float32], frame: StoredFrame, spec: Pixel
     # In float64: a wild change must be clipped, not wrap around an integer type.
     wanted = np.clip(frame.values + np.rint(change.astype(np.float64)), spec.lowest, spec.highest)
     stored = _beside_padding(wanted.astype(np.int32), frame, spec)
-    return cast(Cells, np.where(frame.native, _into_cells(stored, frame, spec), frame.cells))
+    cells = cast(Cells, np.where(frame.native, _into_cells(stored, frame, spec), frame.cells))
+    if _pads_whole_cells(spec):
+        # Together with the bits beside it, a storable value may be padding: such a pixel stays as it was.
+        cells = cast(Cells, np.where(_native(cells, stored_values(cells, spec), spec), cells, frame.cells))
+    return cells
 
 
 def pixel_digest(source: Path | Part10File | Dataset, spec: PixelSpec) -> str:
@@ -356,8 +387,8 @@ def _decode_frame(
     element: PixelDataElement, syntax: UID, index: int, options: dict[str, Any]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Decode one frame with the first codec that can; by index, since in one go pydicom 3.0 fails to correct a sign."""
-    decoder = get_decoder(syntax)
-    failure: Exception | None = None
+    decoder = _decoder(syntax)
+    failure: BaseException | None = None
     for plugin in DECODING_PLUGINS.get(syntax, ()):
         if plugin not in decoder.available_plugins:
             continue
@@ -367,12 +398,27 @@ def _decode_frame(
             options = options | {"bits_stored": 8}
         try:
             return decoder.as_array(element.stream, index=index, raw=True, decoding_plugin=plugin, **options)
-        except UNREADABLE as error:
+        except BaseException as error:
+            # A panic of a codec in Rust is no Exception, and means damage like all others.
+            if not isinstance(error, UNREADABLE) and type(error).__name__ != "PanicException":
+                raise
             failure = failure or error
     if failure is None:
         raise NotImplementedError(f"no codec for {syntax.name} is installed")
     # pydicom's own message is a headline with the codec's below.
     raise ValueError(str(failure).splitlines()[-1].strip()) from failure
+
+
+@cache
+def _decoder(syntax: UID) -> Decoder:
+    """Return pydicom's decoder, or one beside its registry with the codec that pydicom does not know."""
+    ours = [name for name in DECODING_PLUGINS.get(syntax, ()) if name in _OUR_PLUGINS]
+    if not ours:
+        return get_decoder(syntax)
+    decoder = Decoder(syntax)
+    for name in ours:
+        decoder.add_plugin(name, ("dicom_node.jpeg_codec", _OUR_PLUGINS[name]))
+    return decoder
 
 
 def _counts_down(spec: PixelSpec) -> bool:
@@ -494,6 +540,20 @@ def _number(ds: Dataset, keyword: str, default: float) -> float:
 def _text(ds: Dataset, keyword: str) -> str:
     value = ds.get(keyword)
     return value.strip() if isinstance(value, str) else ""
+
+
+def _intensities(ds: Dataset, frames: int) -> tuple[tuple[str, int], ...]:
+    """Return Pixel Intensity Relationship and its sign: once, or of each frame of an enhanced object (C.8.19.6.2)."""
+    holders: Iterable[Dataset] = (ds,)
+    if has_functional_groups(ds):
+        holders = frame_macros(ds, "FramePixelDataPropertiesSequence", frames)
+    return tuple(
+        (
+            _text(holder, "PixelIntensityRelationship"),
+            -1 if _integer(holder, "PixelIntensityRelationshipSign", 1) < 0 else 1,
+        )
+        for holder in holders
+    )
 
 
 def _padding(ds: Dataset, *, signed: bool) -> tuple[int, int] | None:

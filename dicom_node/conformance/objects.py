@@ -81,7 +81,12 @@ def _derived(settings: Settings) -> Section:
             table(
                 "Attributes in which a derived object may differ from its source",
                 ("Attribute", "Tag", "VR", "May be", "Rule"),
-                map(_difference_row, ALLOWED_DIFFERENCES),
+                (_difference_row(entry) for entry in ALLOWED_DIFFERENCES if not entry.within),
+            ),
+            table(
+                "The same within the functional groups of multi-frame images",
+                ("In", "Attribute", "Tag", "VR", "May be", "Rule"),
+                ((_place(entry), *_difference_row(entry)) for entry in ALLOWED_DIFFERENCES if entry.within),
             ),
             facts(
                 "What these settings make of it",
@@ -114,6 +119,10 @@ def _difference_row(entry: AllowedDifference) -> tuple[str, ...]:
     )
 
 
+def _place(entry: AllowedDifference) -> str:
+    return " > ".join(dictionary_description(name) for name in entry.within)
+
+
 def _changes(change: Change) -> Iterator[str]:
     return (word for one, word in _CHANGES.items() if one in change)
 
@@ -126,7 +135,8 @@ def _passed_through() -> str:
             "Quality control images, by Quality Control Image (0028,0300) of YES.",
             "Images that were denoised by this product before.",
             "Images without SOP Instance UID or Series Instance UID.",
-            "Images whose frames are described by functional groups of a kind that the node does not write.",
+            "Images with functional groups of other SOP classes than Enhanced XA, XRF and CT, and images of these "
+            "without functional groups.",
             "Images that a guard of the denoiser refuses, or that are not ready by the deadline of the route.",
         )
     )

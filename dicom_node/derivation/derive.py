@@ -21,6 +21,7 @@ from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit
 from dicom_node.derivation.context import DerivationContext
 from dicom_node.derivation.differences import ALLOWED_DIFFERENCES, Change
 from dicom_node.derivation.equipment import describe_equipment
+from dicom_node.derivation.frames import describe_frames, refer_to_evidence
 from dicom_node.derivation.terms import (
     CODING_SCHEME_DESIGNATOR,
     IMAGE_TYPE_TERM,
@@ -32,6 +33,7 @@ from dicom_node.derivation.terms import (
 from dicom_node.derivation.text import date_and_time, derivation_description, series_description, zone_of
 from dicom_node.derivation.uids import derived_series_instance_uid, derived_sop_instance_uid
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.functional_groups import has_functional_groups
 from dicom_node.part10 import OFFSET_TABLES, PIXEL_DATA, detached_view, readable
 from dicom_node.pixel_encoding import EncodedPixels
 from dicom_node.pixels import read_spec
@@ -91,8 +93,14 @@ def _derive(source: Dataset, pixels: EncodedPixels, context: DerivationContext) 
     _remove_what_is_of_the_source(derived)
     _identify(derived, before, pixels, context)
     _date(derived, before, context)
-    _describe(derived, before, context)
-    _refer_to_source(derived, before)
+    if has_functional_groups(before):
+        describe_frames(derived, _derivation_of_frames(before, context))
+        refer_to_evidence(derived, before)
+    else:
+        derived.DerivationDescription = _description(before, context, _text(before, "DerivationDescription"))
+        derived.DerivationCodeSequence = _codes(before, context)
+        derived.SourceImageSequence = _sources(before)
+    _explain_code(derived, before, context)
     describe_equipment(derived, before, context)
     _state_lossy_history(derived, before)
     _set_pixels(derived, before, pixels)
@@ -184,31 +192,50 @@ def _date(derived: Dataset, before: Dataset, context: DerivationContext) -> None
     derived.SeriesDate, derived.SeriesTime = date_and_time(context.series_time or context.now, zone)
 
 
-def _describe(derived: Dataset, before: Dataset, context: DerivationContext) -> None:
-    description = derivation_description(context, _text(before, "DerivationDescription"))
-    if not _can_be_written(description, before):
-        description = derivation_description(context, "")
-    derived.DerivationDescription = description
-    codes = list(before.get("DerivationCodeSequence") or ())
+def _derivation_of_frames(before: Dataset, context: DerivationContext) -> Dataset:
+    """Return an item of Derivation Image Sequence; what the source was derived from has items of its own."""
+    item = Dataset()
+    item.DerivationDescription = _description(before, context, "")
+    item.DerivationCodeSequence = Sequence([_code(context)])
+    item.SourceImageSequence = Sequence([_source(before)])
+    return item
+
+
+def _description(before: Dataset, context: DerivationContext, former: str) -> str:
+    description = derivation_description(context, former)
+    return description if _can_be_written(description, before) else derivation_description(context, "")
+
+
+def _code(context: DerivationContext) -> Dataset:
+    return smoothing_code() if context.settings.derivation_code == "standard" else denoising_code()
+
+
+def _codes(before: Dataset, context: DerivationContext) -> Sequence:
+    return Sequence(copy.deepcopy([*(before.get("DerivationCodeSequence") or ()), _code(context)]))
+
+
+def _explain_code(derived: Dataset, before: Dataset, context: DerivationContext) -> None:
+    """Name the coding scheme of our private code (PS3.3 C.12.1.1.3)."""
     if context.settings.derivation_code == "standard":
-        derived.DerivationCodeSequence = Sequence(copy.deepcopy([*codes, smoothing_code()]))
         return
-    derived.DerivationCodeSequence = Sequence(copy.deepcopy([*codes, denoising_code()]))
     schemes = list(before.get("CodingSchemeIdentificationSequence") or ())
     if all(item.get("CodingSchemeDesignator") != CODING_SCHEME_DESIGNATOR for item in schemes):
         schemes.append(coding_scheme_item())
     derived.CodingSchemeIdentificationSequence = Sequence(copy.deepcopy(schemes))
 
 
-def _refer_to_source(derived: Dataset, before: Dataset) -> None:
+def _source(before: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID = str(before.SOPClassUID)
     item.ReferencedSOPInstanceUID = str(before.SOPInstanceUID)
     item.SpatialLocationsPreserved = "YES"
     item.PurposeOfReferenceCodeSequence = Sequence([source_image_purpose()])
+    return item
+
+
+def _sources(before: Dataset) -> Sequence:
     # What the source itself was derived from stays on record, after it.
-    earlier = copy.deepcopy(list(before.get("SourceImageSequence") or ()))
-    derived.SourceImageSequence = Sequence([item, *earlier])
+    return Sequence([_source(before), *copy.deepcopy(list(before.get("SourceImageSequence") or ()))])
 
 
 def _state_lossy_history(derived: Dataset, before: Dataset) -> None:
@@ -251,7 +278,8 @@ def _file_meta(derived: Dataset, syntax: UID) -> FileMetaDataset:
 def _image_type(before: Dataset) -> list[str]:
     """Return Image Type: DERIVED, value 2 kept, value 3 there even if empty, the others kept, ours last.
 
-    Value 3 is empty for DX and IO (PS3.3 C.8.11.3.1.1) and has its own meaning for MG, XA, RF and CT.
+    Value 3 is empty for DX and IO (PS3.3 C.8.11.3.1.1) and has its own meaning for MG, XA, RF and CT. Objects with
+    functional groups have four values (CT of several energies five) with a meaning each (C.8.16.1), and none of ours.
     """
     value = before.get("ImageType")
     values = [str(v) for v in value] if isinstance(value, MutableSequence) else []
@@ -261,7 +289,9 @@ def _image_type(before: Dataset) -> list[str]:
     values += [""] * (3 - len(values))
     values[0] = "DERIVED"
     values[1] = values[1] or "PRIMARY"
-    return values if IMAGE_TYPE_TERM in values[3:] else [*values, IMAGE_TYPE_TERM]
+    if IMAGE_TYPE_TERM in values[3:] or has_functional_groups(before):
+        return values
+    return [*values, IMAGE_TYPE_TERM]
 
 
 def _text(ds: Dataset, keyword: str) -> str:

@@ -6,6 +6,7 @@ Anything that differs and is not in this list is a bug.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,10 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
+
+from dicom_node.derivation.frames import FRAME_TYPE_MACROS, PIXEL_DATA_PROPERTIES
+from dicom_node.functional_groups import PER_FRAME, SHARED
+from dicom_node.part10 import detached_view
 
 
 class Change(enum.Flag):
@@ -25,11 +30,19 @@ class Change(enum.Flag):
 
 @dataclass(frozen=True, kw_only=True)
 class AllowedDifference:
-    """An attribute of the top level that may differ, how, and why."""
+    """An attribute that may differ, how, and why.
+
+    Attributes
+    ----------
+    within
+        Keywords of the sequences that lead to it, outermost first; empty for the top level. Everything else in these
+        sequences, and the number of their items, must be the same.
+    """
 
     tag: BaseTag
     change: Change
     why: str
+    within: tuple[str, ...] = ()
 
     @property
     def keyword(self) -> str:
@@ -37,15 +50,20 @@ class AllowedDifference:
         return keyword_for_tag(self.tag)
 
 
-def _allow(keyword: str, change: Change, why: str) -> AllowedDifference:
-    number = tag_for_keyword(keyword)
-    if number is None:
-        raise ValueError(f"{keyword} is not an attribute")
-    return AllowedDifference(tag=Tag(number), change=change, why=why)
+def _allow(keyword: str, change: Change, why: str, *within: str) -> AllowedDifference:
+    for name in (keyword, *within):
+        if tag_for_keyword(name) is None:
+            raise ValueError(f"{name} is not an attribute")
+    return AllowedDifference(tag=Tag(keyword), change=change, why=why, within=within)
+
+
+def _allow_in_functional_groups(keyword: str, change: Change, why: str, *within: str) -> Iterable[AllowedDifference]:
+    return (_allow(keyword, change, why, groups, *within) for groups in (SHARED, PER_FRAME))
 
 
 _SET = Change.ADDED | Change.CHANGED
 _RECOMPUTED = Change.CHANGED | Change.REMOVED
+_ANY = Change.ADDED | Change.CHANGED | Change.REMOVED
 
 ALLOWED_DIFFERENCES: Final = (
     _allow("SOPInstanceUID", Change.CHANGED, "a derived image is a new SOP instance"),
@@ -66,12 +84,26 @@ ALLOWED_DIFFERENCES: Final = (
     _allow("DerivationCodeSequence", _SET, "what was done, coded"),
     _allow("CodingSchemeIdentificationSequence", _SET, "explains the private coding scheme, where its code is used"),
     _allow("SourceImageSequence", _SET, "what it was derived from"),
+    _allow("SourceImageEvidenceSequence", _SET, "names the source image of functional groups"),
+    *_allow_in_functional_groups("DerivationImageSequence", _ANY, "what was done, frame by frame or shared"),
+    *(
+        difference
+        for macro in FRAME_TYPE_MACROS
+        for difference in _allow_in_functional_groups("FrameType", _SET, "DERIVED as value 1", macro)
+    ),
+    *_allow_in_functional_groups(
+        "ImageProcessingApplied", Change.CHANGED, "DENOISED after the other terms", PIXEL_DATA_PROPERTIES
+    ),
     _allow("ContributingEquipmentSequence", _SET, "the equipment that is not in General Equipment"),
     _allow("Manufacturer", _SET, "equipment = standard: the node is the equipment"),
     _allow("ManufacturerModelName", _SET, "equipment = standard: the node is the equipment"),
     _allow("StationName", _SET, "equipment = standard: the node is the equipment"),
     _allow("SoftwareVersions", _SET, "equipment = standard: node, model and its SHA-256"),
-    _allow("DeviceSerialNumber", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
+    _allow(
+        "DeviceSerialNumber",
+        Change.REMOVED | Change.CHANGED,
+        "equipment = standard: moved to Contributing Equipment; the node's own where the class asks for one",
+    ),
     _allow("DeviceUID", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
     _allow("UDISequence", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
     _allow("DateOfLastCalibration", Change.REMOVED, "equipment = standard: moved to Contributing Equipment"),
@@ -96,26 +128,39 @@ ALLOWED_DIFFERENCES: Final = (
 """Group lengths (gggg,0000), retired, may go as well."""
 
 
+_OPENED: Final = frozenset(
+    tuple(entry.within[:depth]) for entry in ALLOWED_DIFFERENCES for depth in range(1, len(entry.within) + 1)
+)
+"""Sequences, by their keywords from the outermost on, in which differences are looked for item by item."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """An attribute that differs between a source and what is derived from it."""
+    """An attribute that differs between a source and what is derived from it.
+
+    Attributes
+    ----------
+    within
+        Keywords of the sequences that lead to it, outermost first.
+    """
 
     tag: BaseTag
     change: Change
     source: str
     derived: str
+    within: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        name = keyword_for_tag(self.tag) or "private"
+        name = ".".join((*self.within, keyword_for_tag(self.tag) or "private"))
         return f"{self.tag} {name}: {self.source or '-'} -> {self.derived or '-'}"
 
 
-def find_differences(source: Dataset, derived: Dataset) -> tuple[Difference, ...]:
-    """Return every top-level attribute that differs, nested ones as part of theirs.
+def find_differences(source: Dataset, derived: Dataset, *, within: tuple[str, ...] = ()) -> tuple[Difference, ...]:
+    """Return every attribute that differs; nested ones as part of theirs, except where `ALLOWED_DIFFERENCES` looks in.
 
     Values that neither side converted are compared byte by byte.
     """
-    found = []
+    found: list[Difference] = []
     for tag in sorted(set(source.keys()) | set(derived.keys())):
         if tag.element == 0:
             continue
@@ -124,18 +169,33 @@ def find_differences(source: Dataset, derived: Dataset) -> tuple[Difference, ...
             change = Change.ADDED
         elif after is None:
             change = Change.REMOVED
-        elif not _equal(before, after, source, derived):
-            change = Change.CHANGED
-        else:
+        elif _equal(before, after, source, derived):
             continue
-        found.append(Difference(tag=tag, change=change, source=_excerpt(source, tag), derived=_excerpt(derived, tag)))
+        elif items := _items_to_open(source, derived, (*within, keyword_for_tag(tag))):
+            for one, other in items:
+                found.extend(find_differences(one, other, within=(*within, keyword_for_tag(tag))))
+            continue
+        else:
+            change = Change.CHANGED
+        excerpts = _excerpt(source, tag), _excerpt(derived, tag)
+        found.append(Difference(tag=tag, change=change, source=excerpts[0], derived=excerpts[1], within=within))
     return tuple(found)
 
 
 def unexpected_differences(source: Dataset, derived: Dataset) -> tuple[Difference, ...]:
     """Return the differences that `ALLOWED_DIFFERENCES` does not list."""
-    allowed = {entry.tag: entry.change for entry in ALLOWED_DIFFERENCES}
-    return tuple(d for d in find_differences(source, derived) if d.change not in allowed.get(d.tag, Change(0)))
+    allowed = {(entry.within, entry.tag): entry.change for entry in ALLOWED_DIFFERENCES}
+    return tuple(
+        d for d in find_differences(source, derived) if d.change not in allowed.get((d.within, d.tag), Change(0))
+    )
+
+
+def _items_to_open(source: Dataset, derived: Dataset, path: tuple[str, ...]) -> list[tuple[Dataset, Dataset]]:
+    """Return the items, in pairs, of a sequence that is opened; none where their numbers differ."""
+    if path not in _OPENED:
+        return []
+    one, other = (list(detached_view(ds)[path[-1]].value or ()) for ds in (source, derived))
+    return list(zip(one, other, strict=True)) if len(one) == len(other) else []
 
 
 def _element(ds: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None:

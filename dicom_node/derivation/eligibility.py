@@ -17,14 +17,18 @@ from pydicom.uid import (
     DigitalMammographyXRayImageStorageForProcessing,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
+    EnhancedCTImageStorage,
     EnhancedXAImageStorage,
     EnhancedXRFImageStorage,
     XRayAngiographicImageStorage,
     XRayRadiofluoroscopicImageStorage,
 )
 
+from dicom_node.derivation.equipment import is_our_equipment
+from dicom_node.derivation.frames import are_frames_denoised
 from dicom_node.derivation.terms import IMAGE_TYPE_TERM, is_our_derivation_code
 from dicom_node.errors import UnsupportedPixels
+from dicom_node.functional_groups import has_functional_groups
 from dicom_node.part10 import detached_view, readable
 from dicom_node.pixels import read_spec
 
@@ -33,14 +37,14 @@ SOP_CLASSES: Final = {
     "DX": (DigitalXRayImageStorageForPresentation, DigitalXRayImageStorageForProcessing),
     "MG": (DigitalMammographyXRayImageStorageForPresentation, DigitalMammographyXRayImageStorageForProcessing),
     "IO": (DigitalIntraOralXRayImageStorageForPresentation, DigitalIntraOralXRayImageStorageForProcessing),
-    "XA": (XRayAngiographicImageStorage,),
-    "RF": (XRayRadiofluoroscopicImageStorage,),
-    "CT": (CTImageStorage,),
+    "XA": (XRayAngiographicImageStorage, EnhancedXAImageStorage),
+    "RF": (XRayRadiofluoroscopicImageStorage, EnhancedXRFImageStorage),
+    "CT": (CTImageStorage, EnhancedCTImageStorage),
 }
-"""The SOP classes behind the short names of the setting `sop_classes`."""
+"""The SOP classes behind the short names of the setting `sop_classes`; tomosynthesis is in none of them."""
 
-WITH_FUNCTIONAL_GROUPS: Final = frozenset((EnhancedXAImageStorage, EnhancedXRFImageStorage))
-"""Their derivation is described frame by frame in functional groups, which is not written here."""
+WITH_FUNCTIONAL_GROUPS: Final = frozenset((EnhancedXAImageStorage, EnhancedXRFImageStorage, EnhancedCTImageStorage))
+"""The classes whose functional groups are understood."""
 
 DEFAULT_SOP_CLASSES: Final = ("CR", "DX", "IO", "XA", "RF")
 
@@ -80,10 +84,10 @@ def _decide(ds: Dataset, enabled: frozenset[str]) -> Decision:
     reason = None
     if sop_class not in enabled:
         reason = f"{sop_class.name or 'an object without SOP class'} is not enabled for enhancement"
-    elif sop_class in WITH_FUNCTIONAL_GROUPS:
-        reason = f"{sop_class.name} is not supported: its frames have functional groups"
-    elif "PerFrameFunctionalGroupsSequence" in ds:
-        reason = "its frames have functional groups, which is not supported"
+    elif sop_class in WITH_FUNCTIONAL_GROUPS and not has_functional_groups(ds):
+        reason = f"it is of {sop_class.name} and its frames have no functional groups"
+    elif sop_class not in WITH_FUNCTIONAL_GROUPS and has_functional_groups(ds):
+        reason = f"its frames have functional groups, which is not supported for {sop_class.name}"
     elif str(ds.get("QualityControlImage") or "").strip() == "YES":
         reason = "it is a quality control image"
     elif is_derived_here(ds):
@@ -101,4 +105,6 @@ def is_derived_here(ds: Dataset) -> bool:
     image_type = ds.get("ImageType")
     if not isinstance(image_type, str) and image_type is not None and IMAGE_TYPE_TERM in list(image_type)[3:]:
         return True
-    return any(is_our_derivation_code(item) for item in ds.get("DerivationCodeSequence") or ())
+    if any(is_our_derivation_code(item) for item in ds.get("DerivationCodeSequence") or ()):
+        return True
+    return are_frames_denoised(ds) or is_our_equipment(ds)

@@ -11,6 +11,7 @@ from pydicom.sequence import Sequence
 from dicom_node.derivation.context import DerivationContext
 from dicom_node.derivation.terms import PRODUCT, acquisition_equipment, processing_equipment
 from dicom_node.derivation.text import LO_CHARACTERS, SH_CHARACTERS, date_and_time, zone_of
+from dicom_node.functional_groups import has_functional_groups
 
 CONTRIBUTED: Final = (
     "Manufacturer", "InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName",
@@ -39,9 +40,21 @@ def describe_equipment(derived: Dataset, source: Dataset, context: DerivationCon
         _identify(derived, context)
         for keyword in MOVED:
             derived.pop(keyword, None)
+        if has_functional_groups(source):
+            # Type 1 in Enhanced General Equipment (PS3.3 C.7.5.2); the name is what tells one node from another.
+            derived.DeviceSerialNumber = context.node_name[:LO_CHARACTERS]
     else:
         contributors.append(_node(source, context))
     derived.ContributingEquipmentSequence = Sequence(copy.deepcopy(contributors))
+
+
+def is_our_equipment(ds: Dataset) -> bool:
+    """Tell whether `describe_equipment` wrote the equipment of `ds`, in either mode."""
+    contributors = list(ds.get("ContributingEquipmentSequence") or ())
+    return any(
+        (item.get("Manufacturer"), item.get("ManufacturerModelName")) == (PRODUCT, PRODUCT)
+        for item in (ds, *contributors)
+    )
 
 
 def _device(source: Dataset, unconverted: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_description, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, get_frame
 from pydicom.sequence import Sequence
@@ -42,12 +42,22 @@ from config.settings import DerivationSettings, RouteSettings, Settings
 from dicom_node.conformance import render_statement
 from dicom_node.derivation import find_differences, is_enhanceable
 from dicom_node.derivation.differences import Change
+from dicom_node.derivation.eligibility import WITH_FUNCTIONAL_GROUPS
 from dicom_node.errors import UnsupportedPixels
 from dicom_node.part10 import open_part10
 from dicom_node.pixels import iter_frames, read_spec
 from dicom_node.transcoding import to_uncompressed
 from tests.support.derived import context, derive_file
-from tests.support.objects import cr_dataset, dx_dataset, new_uid, save, set_transfer_syntax, xa_dataset
+from tests.support.objects import (
+    code,
+    cr_dataset,
+    dx_dataset,
+    enhanced_xa_dataset,
+    new_uid,
+    save,
+    set_transfer_syntax,
+    xa_dataset,
+)
 from tests.support.peers import find_program
 from tests.support.quality_reports import enhanced, passed_through, radiograph, report_on
 from tests.support.statement import Row, plain, tables
@@ -176,10 +186,18 @@ def test_jpeg_extended_of_12_bits_is_passed_through_if_the_statement_says_so(tmp
 # ---------------------------------------------------------------------- SOP classes
 
 
+def _of_class(uid: UID) -> Dataset:
+    ds = image()
+    ds.SOPClassUID = uid
+    if uid in WITH_FUNCTIONAL_GROUPS:
+        ds.SharedFunctionalGroupsSequence = Sequence([Dataset()])
+        ds.PerFrameFunctionalGroupsSequence = Sequence([Dataset()])
+    return ds
+
+
 @pytest.mark.parametrize("row", FOUND["SOP classes that can be enhanced"], ids=lambda row: row["SOP class"])
 def test_listed_classes_are_enhanced_when_their_setting_names_them(row: Row) -> None:
-    ds = image()
-    ds.SOPClassUID = plain(row["UID"])
+    ds = _of_class(UID(plain(row["UID"])))
     assert is_enhanceable(ds, [plain(row["In `sop_classes`"])]).enhance
     assert is_enhanceable(ds).enhance is (row["Default"] == "yes")
 
@@ -189,8 +207,7 @@ def test_classes_that_a_route_names_by_uid_are_listed_as_what_becomes_of_them(ui
     route = RouteSettings(name="r", sop_classes=(uid,), destinations=("pacs",))
     rows = tables(render_statement(Settings(routes=(route,))))["SOP classes that can be enhanced"]
     (row,) = (row for row in rows if plain(row["UID"]) == uid)
-    ds = image()
-    ds.SOPClassUID = uid
+    ds = _of_class(uid)
     assert (row["Process"] == "yes") is is_enhanceable(ds, [uid]).enhance
     assert (row["Create"] == "S") is is_enhanceable(ds, [uid]).enhance
     assert plain(row["Routes"]) == "r"
@@ -313,38 +330,71 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "offsets": _with_offset_tables(),
         "dx": dx_dataset(np.full((16, 16), 1000, np.uint16)),
         "xa": xa_dataset(np.full((2, 16, 16), 500, np.uint16)),
+        "shared": enhanced_xa_dataset(np.full((2, 16, 16), 500, np.uint16)),
+        "per-frame": enhanced_xa_dataset(np.full((2, 16, 16), 500, np.uint16), per_frame_properties=True),
+        "derived-before": _derived_frames(),
     }
     paths = [save(ds, folder / f"{name}.dcm") for name, ds in made.items()]
     return [*paths, _as_jpeg(folder, image(), None), _as_jpeg(folder, image(), "00")]
 
 
-def _differences(sources: list[Path], folder: Path) -> Iterator[tuple[str, Change]]:
+def _derived_frames() -> Dataset:
+    """Return an image whose frames and evidence tell of another one that it was made from."""
+    ds = enhanced_xa_dataset(np.full((2, 16, 16), 500, np.uint16), per_frame_properties=True)
+    made_by, evidence = Dataset(), Dataset()
+    made_by.DerivationDescription = "Subtracted"
+    made_by.DerivationCodeSequence = Sequence([code("113062", "DCM", "Pixel by pixel subtraction")])
+    made_by.SourceImageSequence = Sequence([])
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        group.DerivationImageSequence = Sequence([made_by])
+    evidence.StudyInstanceUID, evidence.ReferencedSeriesSequence = new_uid(), Sequence([])
+    ds.SourceImageEvidenceSequence = Sequence([evidence])
+    return ds
+
+
+Place = tuple[str, ...]
+
+
+def _differences(sources: list[Path], folder: Path) -> Iterator[tuple[Place, str, Change]]:
     for equipment in ("standard", "preserve"):
         for source in sources:
             derived = derive_file(source, folder / f"{equipment}-{source.name}", context(equipment=equipment))
             with open_part10(source) as before, open_part10(derived) as after:
                 for difference in find_differences(before.header, after.header):
                     tag = difference.tag
-                    yield f"({tag.group:04X},{tag.element:04X})", difference.change
+                    yield difference.within, f"({tag.group:04X},{tag.element:04X})", difference.change
             yield from _bulk_differences(dcmread(source), dcmread(derived))
 
 
-def _bulk_differences(before: Dataset, after: Dataset) -> Iterator[tuple[str, Change]]:
+def _bulk_differences(before: Dataset, after: Dataset) -> Iterator[tuple[Place, str, Change]]:
     """Compare what is no part of the headers above."""
     for keyword in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in before and before.get(keyword) != after.get(keyword):
             tag = before[keyword].tag
-            yield f"({tag.group:04X},{tag.element:04X})", Change.CHANGED if keyword in after else Change.REMOVED
+            change = Change.CHANGED if keyword in after else Change.REMOVED
+            yield (), f"({tag.group:04X},{tag.element:04X})", change
 
 
 def test_the_listed_differences_are_those_that_happen_no_more_and_no_less(sources: list[Path], tmp_path: Path) -> None:
     found: dict[str, set[str]] = {}
-    for tag, change in _differences(sources, tmp_path):
-        found.setdefault(tag, set()).add(WORDS[change])
+    found_within: dict[tuple[str, str], set[str]] = {}
+    for within, tag, change in _differences(sources, tmp_path):
+        if within:
+            place = " > ".join(dictionary_description(name) for name in within)
+            found_within.setdefault((place, tag), set()).add(WORDS[change])
+        else:
+            found.setdefault(tag, set()).add(WORDS[change])
     listed = {tag: set(row["May be"].split(", ")) for tag, row in RULES.items()}
     assert {tag: (keyword_for_tag(tag[1:5] + tag[6:10]), *sorted(words)) for tag, words in found.items()} == {
         tag: (keyword_for_tag(tag[1:5] + tag[6:10]), *sorted(words)) for tag, words in listed.items()
     }
+    within_groups = {
+        (row["In"], plain(row["Tag"])): set(row["May be"].split(", "))
+        for row in FOUND["The same within the functional groups of multi-frame images"]
+    }
+    assert all(words <= within_groups[key] for key, words in found_within.items()), found_within
+    # Those of CT have a test of their own, tests/unit/dicom/test_derivation_frames.py.
+    assert {key for key in within_groups if "CT Image Frame Type" not in key[0]} == set(found_within)
 
 
 def test_no_private_attribute_is_added(sources: list[Path], tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def derive_file(source: Path, target: Path, circumstances: DerivationContext, ch
         spec = read_spec(part10.header)
         with frame_writer(spec) as writer:
             for frame in iter_frames(part10, spec):
-                writer.add(frame, from_exposure(change(to_exposure(frame.values, spec)), frame, spec))
+                of_frame = spec.of_frame(frame.index)
+                writer.add(frame, from_exposure(change(to_exposure(frame.values, of_frame)), frame, of_frame))
             dcmwrite(target, derive(part10.header, writer.finish(), circumstances), enforce_file_format=True)
     return target
 
@@ -65,5 +66,6 @@ def derive_data_set(source: Path, circumstances: DerivationContext, change: Filt
         spec = read_spec(part10.header)
         with frame_writer(spec) as writer:
             for frame in iter_frames(part10, spec):
-                writer.add(frame, from_exposure(change(to_exposure(frame.values, spec)), frame, spec))
+                of_frame = spec.of_frame(frame.index)
+                writer.add(frame, from_exposure(change(to_exposure(frame.values, of_frame)), frame, of_frame))
             return derive(part10.header, writer.finish(), circumstances)

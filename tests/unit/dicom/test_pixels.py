@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
@@ -34,56 +32,14 @@ from dicom_node.pixels import (
     to_exposure,
 )
 from model.domain import Domain
+from tests.support.grey_images import grey_image, images
 from tests.support.objects import dx_dataset, save, set_transfer_syntax, xa_dataset
-
-
-def grey_image(cells: NDArray[Any], **attributes: Any) -> Dataset:
-    """Return the least that describes `cells`, shape (frames, rows, columns), as grey values."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = UID(attributes.pop("syntax", ExplicitVRLittleEndian))
-    allocated = cells.itemsize * 8
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.NumberOfFrames, ds.Rows, ds.Columns = cells.shape
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = allocated, allocated, allocated - 1, 0
-    ds.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
-    ds["PixelData"].VR = "OB" if allocated == 8 else "OW"
-    for keyword, value in attributes.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def only_frame(ds: Dataset) -> tuple[PixelSpec, StoredFrame]:
     spec = read_spec(ds)
     (frame,) = iter_frames(ds, spec)
     return spec, frame
-
-
-@st.composite
-def images(draw: st.DrawFn) -> Dataset:
-    """Every format: 8 and 16 bits allocated, any bits stored under any high bit, signed, padding, sign, overlays."""
-    allocated = draw(st.sampled_from((8, 16)))
-    stored = draw(st.integers(2, allocated))
-    high_bit = draw(st.integers(stored - 1, allocated - 1))
-    signed = draw(st.booleans())
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 7)), draw(st.integers(1, 7)))
-    seed = draw(st.integers(0, 2**32 - 1))
-    cells = np.random.default_rng(seed).integers(0, 2**allocated, shape).astype(f"u{allocated // 8}")
-    if draw(st.booleans()):
-        cells[:] = cells.flat[0]
-    ds = grey_image(cells, BitsStored=stored, HighBit=high_bit, PixelRepresentation=int(signed))
-    ds.PhotometricInterpretation = draw(st.sampled_from(("MONOCHROME1", "MONOCHROME2")))
-    ds.PixelIntensityRelationship = draw(st.sampled_from(("LIN", "LOG", "DISP", "")))
-    ds.PixelIntensityRelationshipSign = draw(st.sampled_from((1, -1)))
-    if draw(st.booleans()):
-        low = -(2 ** (allocated - 1)) if signed else 0
-        ds.PixelPaddingValue = draw(st.integers(low, low + 2**allocated - 1))
-        if draw(st.booleans()):
-            ds.PixelPaddingRangeLimit = draw(st.integers(low, low + 2**allocated - 1))
-    if draw(st.booleans()) and stored < allocated:
-        ds.add_new(0x60000100, "US", allocated)
-        ds.add_new(0x60000102, "US", 0 if high_bit >= stored else allocated - 1)
-    return ds
 
 
 @settings(max_examples=400, deadline=None)
@@ -183,6 +139,16 @@ def test_padding_beyond_bits_stored_is_found_in_the_whole_cell() -> None:
     ds = grey_image(cells, BitsStored=11, HighBit=10, PixelRepresentation=1, PixelPaddingValue=-2000)
     _, frame = only_frame(ds)
     assert frame.native.tolist() == [[False, True, True]]
+
+
+def test_a_native_pixel_that_would_be_padding_with_its_other_bits_stays() -> None:
+    # 2 bits stored under high bit 2; padding of 4 to 152 is told by the whole cell.
+    cells = np.array([[[158, 230, 4]]], dtype=np.uint8)
+    ds = grey_image(cells, BitsStored=2, HighBit=2, PixelPaddingValue=4, PixelPaddingRangeLimit=152)
+    spec, frame = only_frame(ds)
+    assert (frame.native.tolist(), frame.values.tolist()) == ([[True, True, False]], [[3, 3, 2]])
+    # 0 would make 152 of the first cell, which is padding, and 224 of the second.
+    assert from_exposure(np.zeros((1, 3), dtype=np.float32), frame, spec).tolist() == [[158, 224, 4]]
 
 
 def test_values_are_rounded_and_clipped_to_bits_stored() -> None:

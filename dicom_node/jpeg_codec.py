@@ -1,0 +1,106 @@
+"""Decodes JPEG of 8, 12 and 16 bits and JPEG-LS, as plugins for pydicom that look at a stream before they trust it.
+
+pydicom's own plugins refuse JPEG Extended with 12 bits; GDCM ends the process on many a damaged stream, and CharLS
+never comes back from one that is cut off.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import imagecodecs
+import jpeg_ls
+import numpy as np
+from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.uid import (
+    UID,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
+
+DECODER_DEPENDENCIES: Final[dict[UID, tuple[str, ...]]] = {
+    **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), ("imagecodecs",)),
+    **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), ("pyjpegls",)),
+}
+"""pydicom asks its plugins for this name."""
+
+_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
+_FRAME_HEADERS: Final = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15, of which three are DHT, JPG and DAC (ISO/IEC 10918-1 table B.1), and SOF55 of JPEG-LS."""
+
+
+def is_available(uid: str) -> bool:
+    """Tell pydicom whether `uid` is decoded here."""
+    return uid in DECODER_DEPENDENCIES
+
+
+def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytes:
+    """Return the samples of one frame of JPEG, pixel by pixel, in the colours of the stream.
+
+    Parameters
+    ----------
+    src
+        The stream, with or without padding at its end.
+    runner
+        What the attributes say; told how many bits the samples really have.
+
+    Raises
+    ------
+    ValueError
+        If the stream is cut off, can't be decoded, or isn't of the size or depth that the attributes say.
+    """
+    precision = _checked_precision(src, runner)
+    shape: tuple[int, ...] = (runner.rows, runner.columns)
+    if runner.samples_per_pixel > 1:
+        shape += (runner.samples_per_pixel,)
+    target = np.empty(shape, dtype=np.uint8 if precision <= 8 else np.uint16)
+    colours = "YCbCr" if runner.samples_per_pixel == 3 else None
+    imagecodecs.jpeg8_decode(src, colorspace=colours, outcolorspace=colours, out=target)
+    runner.set_option("bits_allocated", target.itemsize * 8)
+    return target.tobytes()
+
+
+def decode_jpeg_ls(src: bytes, runner: DecodeRunner) -> bytes:
+    """Return the samples of one frame of JPEG-LS; parameters and errors as for `decode_jpeg`."""
+    precision = _checked_precision(src, runner)
+    samples, info = jpeg_ls.decode_pixel_data(src)
+    if info["components"] > 1:
+        # Interleave mode 0 is plane by plane.
+        runner.set_option("planar_configuration", int(info["interleave_mode"] == 0))
+    runner.set_option("bits_allocated", 8 if precision <= 8 else 16)
+    return cast(bytes, samples)
+
+
+def _checked_precision(src: bytes, runner: DecodeRunner) -> int:
+    """Return the bits of a sample, from a frame header that agrees with the attributes."""
+    position = _frame_header(src)
+    precision = src[position + 4]
+    rows, columns = (int.from_bytes(src[start : start + 2], "big") for start in (position + 5, position + 7))
+    if (rows, columns) != (runner.rows, runner.columns):
+        # Before a decoder asks for memory by what a header says.
+        raise ValueError(f"the stream is of {rows} rows x {columns} columns")
+    if precision > runner.bits_allocated:
+        raise ValueError(f"samples of {precision} bits don't fit the {runner.bits_allocated} bits allocated")
+    # libjpeg fills the rest of a frame that is cut off with grey, and says nothing. Entropy coded bytes never look like
+    # an end marker (ISO/IEC 10918-1 B.1.1.5, 14495-1 A.1); whatever pads the fragment may follow it.
+    if src.find(_END_OF_IMAGE, position) < 0:
+        raise ValueError("the stream is cut off")
+    return precision
+
+
+def _frame_header(src: bytes) -> int:
+    """Return where the frame header's marker is (ISO/IEC 10918-1 B.2.2): length, precision, rows and columns follow."""
+    if not src.startswith(_START_OF_IMAGE):
+        raise ValueError("it is not a JPEG stream")
+    position = 2
+    while position + 9 < len(src) and src[position] == 0xFF:
+        marker = src[position + 1]
+        if marker in _FRAME_HEADERS:
+            return position
+        # Any number of fill bytes may precede a marker.
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(src[position + 2 : position + 4], "big")
+    raise ValueError("the JPEG stream has no frame header")
