@@ -124,7 +124,7 @@ class ImageEnhancer:
         if isinstance(self._model, NoModel):
             return _passed(self._model.reason, begin), None
         try:
-            with open_part10(self._store.path(stored.key)) as part10:
+            with open_part10(self._store.path(stored.key), folder=self._store.scratch) as part10:
                 decision = is_enhanceable(part10.header, route.sop_classes)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None

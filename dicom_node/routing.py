@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from config.settings import Condition, Range, RouteSettings, SourceSettings
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.part10 import readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,11 @@ def _values(key: str, header: Dataset, sender: SenderFacts) -> list[str]:
     tag = int(key[1:5] + key[6:10], 16) if key.startswith("(") else tag_for_keyword(key)
     if tag is None or tag not in header:
         return []
-    value = header[tag].value
+    try:
+        with readable(key):
+            value = header[tag].value
+    except UnsupportedPixels:
+        return []  # one object whose value can't be read must not hold up the routing of all others
     if value is None or (isinstance(value, Sequence) and not isinstance(value, str | bytes | MultiValue)):
         return []  # zero length, or a sequence: conditions on items are not offered
     many = value if isinstance(value, MultiValue) else [value]

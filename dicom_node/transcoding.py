@@ -31,6 +31,9 @@ from dicom_node.pixels import PixelSpec, cell_bytes, iter_decoded, iter_frames, 
 
 TARGETS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MAX_VALUE_BYTES: Final = 2**32 - 2
+MAX_READS: Final = 1_000_000
+"""More than for denoising: an enhanced multi-frame object has hundreds of thousands of elements."""
+
 _CHUNK: Final = 1 << 20
 _DECODED_COLOURS: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_FULL", "YBR_PARTIAL_420": "YBR_FULL"}
 """Decoders give every pixel its own colour difference samples."""
@@ -71,17 +74,17 @@ def to_uncompressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None
     attributes that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".dataset") as file:
-        write_uncompressed(path, transfer_syntax_uid, cast(BinaryIO, file.file))
+        write_uncompressed(path, transfer_syntax_uid, cast(BinaryIO, file.file), folder=folder)
         file.flush()
         yield Path(file.name)
 
 
-def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> None:
+def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO, *, folder: Path | None = None) -> None:
     """Write the data set of `path` to `target` in Explicit or Implicit VR Little Endian; see `to_uncompressed`."""
     if transfer_syntax_uid not in TARGETS:
         raise DerivationError(f"{transfer_syntax_uid} is not an uncompressed little endian transfer syntax")
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
-    with open_part10(path) as part10:
+    with open_part10(path, folder=folder, max_reads=MAX_READS) as part10:
         header = detached_view(part10.header)
         decoded = None
         if part10.pixel_data is not None and part10.pixel_data.encapsulated:

@@ -120,7 +120,7 @@ def _readable_header(state: State, stored: StoredInstance) -> Dataset:
 
 def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:
     try:
-        with open_part10(store.path(stored.key)) as part10:
+        with open_part10(store.path(stored.key), folder=store.scratch) as part10:
             return part10.header
     except (UnsupportedPixels, OSError) as error:
         log.warning(

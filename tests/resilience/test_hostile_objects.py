@@ -1,0 +1,181 @@
+"""Every data set of the hostile corpus, sent over a socket: the answer that it is owed, and nothing else happens.
+
+The receiver keeps serving, its memory and that of the worker's code stay bounded, every file is accounted for, and
+what was answered with success is passed through or enhanced.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from config.settings import DerivationSettings, RouteSettings
+from dicom_node.enhancement import ImageEnhancer, LoadedModel
+from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
+from dicom_node.ledger.balance import BalanceLedger
+from dicom_node.part10 import open_part10
+from dicom_node.routing import SenderFacts, match_route
+from dicom_node.transcoding import to_uncompressed
+from dicom_node.verification import verify
+from model.denoiser import Denoiser, DenoiseResult
+from tests.support.hostile import ENHANCED, EXPLICIT, MAX_OBJECT_MB, STORED, UNPARSABLE, HostileObject, objects
+from tests.support.memory import peak_growth
+from tests.support.network import (
+    CT,
+    IMPLICIT,
+    VERIFICATION,
+    RawPeer,
+    Response,
+    RunningReceiver,
+    associate_rq,
+    data_set,
+    echo_rq,
+    pdu,
+    pdv,
+    running_receiver,
+    store_rq,
+)
+
+RECEIVER_BYTES = 32 << 20
+WORKER_BYTES = 384 << 20
+ANSWER_S = 60.0
+_FRAGMENT = 1_000_000
+
+OBJECTS = objects()
+numbers = itertools.count(1)
+
+
+class _Wobble:
+    """Stands in for the network: changes every value a little."""
+
+    name, digest = "stand-in", "ab" * 32
+
+    def denoise(self, frames: np.ndarray, **_: object) -> DenoiseResult:
+        return DenoiseResult(
+            frames=frames + np.float32(2), enhanced=True, strength=0.7, noise_before=9.0, noise_after=3.0, reasons=()
+        )
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReceiver]:
+    folder = tmp_path_factory.mktemp("hostile")
+    with running_receiver(folder, max_object_mb=MAX_OBJECT_MB, network_timeout_s=60.0) as running:
+        with RawPeer(running.port) as peer:
+            peer.associate()
+            assert peer.store("1.2.1").status == STORED
+        yield running
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", OBJECTS, ids=str)
+def test_a_hostile_object_gets_the_answer_that_it_is_owed(receiver: RunningReceiver, case: HostileObject) -> None:
+    before = _ledger(receiver)
+    files = _files(receiver)
+    pieces = list(case.pieces()) if case.group != "large" else None
+    with RawPeer(receiver.port, timeout_s=ANSWER_S) as peer, peak_growth() as growth:
+        contexts = ((1, case.sop_class, (case.syntax,)), (3, VERIFICATION, (IMPLICIT,)), (5, CT, (EXPLICIT,)))
+        assert peer.associate(associate_rq(contexts))[0] == 2
+        peer.send(pdu(4, pdv(1, 3, store_rq(case.uid, sop_class=case.sop_class))))
+        for piece in pieces or case.pieces():
+            for begin in range(0, len(piece), _FRAGMENT):
+                peer.send(pdu(4, pdv(1, 0, piece[begin : begin + _FRAGMENT])))
+        peer.send(pdu(4, pdv(1, 2, b"")))
+        answer = peer.response()
+        _serves_on(peer)
+    assert f"{answer.status:04X} {answer.comment}".startswith(f"{case.status:04X}"), answer
+    assert growth.bytes < RECEIVER_BYTES
+    new_rows = _ledger(receiver)[len(before) :]
+    (row,) = [row for row in new_rows if row[1] != CT] if case.status in (STORED, UNPARSABLE) else (None,)
+    new_files = _files(receiver) - files
+    assert len(new_files) == len(new_rows) + (case.status == UNPARSABLE), "each object, and a quarantined one's reason"
+    assert not list((receiver.store.scratch).iterdir())
+    if row is None:
+        assert case.reason in answer.comment
+    elif case.status == UNPARSABLE:
+        assert row[2] == "quarantined"
+        assert case.reason in str(row[3])
+        reason = receiver.store.path(str(row[4])).with_suffix(".txt").read_text()
+        assert reason.strip() == row[3]
+        assert _ends_with(receiver.store.path(str(row[4])), pieces)
+    else:
+        assert row[2] == "stored"
+        assert _ends_with(receiver.store.path(str(row[4])), pieces)
+        _worker_lives(receiver, case, cast(int, row[0]))
+    found = verify(BalanceLedger(receiver.database), receiver.store, deep=False)
+    assert (found.ok, found.orphans) == (True, ())
+
+
+def _serves_on(peer: RawPeer) -> None:
+    """The association that brought the object takes an echo and a good object."""
+    peer.send(pdu(4, pdv(3, 3, echo_rq(7))))
+    assert peer.response().status == STORED
+    uid = f"1.2.77.{next(numbers)}"
+    peer.send(pdu(4, pdv(5, 3, store_rq(uid))), pdu(4, pdv(5, 2, data_set(uid))))
+    assert peer.response() == Response(0x8001, 1, STORED, "")
+    peer.release()
+
+
+def _ledger(receiver: RunningReceiver) -> list[tuple[object, ...]]:
+    return receiver.rows("SELECT id, sop_class_uid, state, reason, key FROM instance ORDER BY id")
+
+
+def _files(receiver: RunningReceiver) -> set[Path]:
+    root = receiver.store.scratch.parent
+    return {path for path in root.rglob("*") if path.is_file() and not path.name.startswith("ledger.sqlite")}
+
+
+def _ends_with(path: Path, pieces: list[bytes] | None) -> bool:
+    return pieces is None or path.read_bytes().endswith(b"".join(pieces))
+
+
+ROUTES = (
+    RouteSettings(name="frames", match={"NumberOfFrames": {"min": 2}, "SeriesDescription": "x+y"}, destinations=("a",)),
+    RouteSettings(name="sequence", match={"DerivationCodeSequence": "x", "Rows": {"max": 1}}, destinations=("a",)),
+    RouteSettings(name="modality", match={"Modality": "NONE|OTHER"}, destinations=("a",)),
+    RouteSettings(name="rest", destinations=("a",)),
+)
+
+
+def _worker_lives(receiver: RunningReceiver, case: HostileObject, instance_id: int) -> None:
+    """Whatever the object is, the worker's code finds a route, decides, and could transcode it or says why not."""
+    stored: StoredInstance = ArrivalLedger(receiver.database).instance(instance_id)
+    enhancer = ImageEnhancer(
+        store=receiver.store,
+        model=LoadedModel(denoiser=cast(Denoiser, _Wobble())),
+        derivation=DerivationSettings(),
+        node_name="test",
+    )
+    begin = time.monotonic()
+    with peak_growth() as growth:
+        record, derived = enhancer.enhance(stored, ROUTES[-1], series_at=1.0)
+        if derived is not None:
+            enhancer.discard(derived)
+        path = receiver.store.path(stored.key)
+        try:
+            with open_part10(path, folder=receiver.store.scratch) as part10:
+                route, _ = match_route(ROUTES, part10.header, SenderFacts())
+                assert route is not None
+        except UnsupportedPixels:
+            pass
+        for syntax in (IMPLICIT, EXPLICIT) if case.group != "large" else ():
+            try:
+                with to_uncompressed(path, syntax, folder=receiver.store.scratch) as target:
+                    assert target.exists()
+            except (UnsupportedPixels, DerivationError):
+                pass
+    assert time.monotonic() - begin < ANSWER_S
+    assert growth.bytes < WORKER_BYTES
+    assert "unforeseen" not in (record.reason or "")
+    if case.outcome == ENHANCED:
+        assert (record.decision.value, record.reason) == ("enhanced", None)
+    elif case.outcome:
+        assert record.decision.value == "passed_through"
+        assert case.outcome in str(record.reason)
+    assert not list(receiver.store.scratch.iterdir())
