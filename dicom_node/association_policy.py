@@ -14,6 +14,7 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from config.settings import SourceSettings
+from dicom_node.dataset_header import is_identifier
 from dicom_node.upper_layer import VERIFICATION, AssociationRequest, ProposedContext, Rejection
 
 APPLICATION_CONTEXT_NAME: Final = "1.2.840.10008.3.1.1.1"
@@ -139,6 +140,8 @@ def is_accepted_abstract_syntax(uid: str) -> bool:
     """
     if uid == VERIFICATION:
         return True
+    if not is_identifier(uid):
+        return False
     known = UID(uid)
     if known.type not in ("", "SOP Class"):
         return False

@@ -388,7 +388,7 @@ def _compressed_frame(element: PixelDataElement, index: int, frames: int, frame_
 
 
 def _decode_frame(frame: bytes, syntax: UID, options: dict[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Decode with the first codec that can; one frame at a time, since in one go pydicom 3.0 fails to correct a sign."""
+    """Decode with the first codec that can; frame by frame, since in one go pydicom 3.0 fails to correct a sign."""
     decoder = get_decoder(syntax)
     padded = frame + b"\0" * (len(frame) % 2)
     items = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(padded)) + padded

@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pytest
 
-from config.settings import DerivationSettings, RouteSettings
-from dicom_node.enhancement import ImageEnhancer, LoadedModel
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.ledger.balance import BalanceLedger
@@ -24,7 +21,7 @@ from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, match_route
 from dicom_node.transcoding import to_uncompressed
 from dicom_node.verification import verify
-from model.denoiser import Denoiser, DenoiseResult
+from tests.support.enhancing import ROUTES, stand_in_enhancer
 from tests.support.hostile import ENHANCED, EXPLICIT, MAX_OBJECT_MB, STORED, UNPARSABLE, HostileObject, objects
 from tests.support.memory import peak_growth
 from tests.support.network import (
@@ -50,17 +47,6 @@ _FRAGMENT = 1_000_000
 
 OBJECTS = objects()
 numbers = itertools.count(1)
-
-
-class _Wobble:
-    """Stands in for the network: changes every value a little."""
-
-    name, digest = "stand-in", "ab" * 32
-
-    def denoise(self, frames: np.ndarray, **_: object) -> DenoiseResult:
-        return DenoiseResult(
-            frames=frames + np.float32(2), enhanced=True, strength=0.7, noise_before=9.0, noise_after=3.0, reasons=()
-        )
 
 
 @pytest.fixture(scope="module")
@@ -135,23 +121,10 @@ def _ends_with(path: Path, pieces: list[bytes] | None) -> bool:
     return pieces is None or path.read_bytes().endswith(b"".join(pieces))
 
 
-ROUTES = (
-    RouteSettings(name="frames", match={"NumberOfFrames": {"min": 2}, "SeriesDescription": "x+y"}, destinations=("a",)),
-    RouteSettings(name="sequence", match={"DerivationCodeSequence": "x", "Rows": {"max": 1}}, destinations=("a",)),
-    RouteSettings(name="modality", match={"Modality": "NONE|OTHER"}, destinations=("a",)),
-    RouteSettings(name="rest", destinations=("a",)),
-)
-
-
 def _worker_lives(receiver: RunningReceiver, case: HostileObject, instance_id: int) -> None:
     """Whatever the object is, the worker's code finds a route, decides, and could transcode it or says why not."""
     stored: StoredInstance = ArrivalLedger(receiver.database).instance(instance_id)
-    enhancer = ImageEnhancer(
-        store=receiver.store,
-        model=LoadedModel(denoiser=cast(Denoiser, _Wobble())),
-        derivation=DerivationSettings(),
-        node_name="test",
-    )
+    enhancer = stand_in_enhancer(receiver.store)
     begin = time.monotonic()
     with peak_growth() as growth:
         record, derived = enhancer.enhance(stored, ROUTES[-1], series_at=1.0)
