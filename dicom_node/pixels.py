@@ -400,6 +400,12 @@ def _decode_frame(frame: bytes, syntax: UID, options: dict[str, Any]) -> tuple[N
             return decoder.as_array(items + _END_OF_ITEMS, index=0, raw=True, decoding_plugin=plugin, **options)
         except UNREADABLE as error:
             failure = failure or error
+        except BaseException as error:
+            # A panic of a codec in Rust is no Exception to Python (PyO3), and would end the thread that works here. It
+            # comes of data that go on beyond the frame, for which the next codec would make room.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"the codec {plugin} panicked: {error}") from error
     if failure is None:
         raise NotImplementedError(f"no codec for {syntax.name} is installed")
     # pydicom's own message is a headline with the codec's below.

@@ -177,6 +177,14 @@ def codestream(syntax: str) -> bytes:
     return frame
 
 
+def rle_frame(segment_bytes: int) -> bytes:
+    """Encode a frame of two segments (PS3.5 G.5) that decode to `segment_bytes` bytes each, whatever is due."""
+    runs, rest = divmod(segment_bytes, 128)
+    segment = b"\x81\x05" * runs + (bytes((257 - rest, 5)) if rest > 1 else b"\0\5" * rest)
+    segment += b"\0" * (len(segment) % 2)
+    return struct.pack("<16L", 2, 64, 64 + len(segment), *(0,) * 13) + segment * 2
+
+
 def sof(marker: int, rows: int, columns: int) -> bytes:
     """Encode a JPEG frame header of one component (ISO 10918-1 B.2.2)."""
     return struct.pack(">BBHBHHBBBB", 0xFF, marker, 11, 12, rows, columns, 1, 1, 0x11, 0)
@@ -648,6 +656,15 @@ def _compressed() -> Iterator[HostileObject]:
         )
         small = compressed(resized(syntax, 32, 32), syntax)
         yield _case(f"{label} codestream of 32 x 32 pixels", group, small, STORED, "32 x 32", syntax=syntax)
+    for extra in (1, 4096):
+        yield _case(
+            f"RLE segments {extra} bytes too long",
+            group,
+            compressed(rle_frame(SIZE * SIZE + extra), RLE),
+            STORED,
+            "panicked",
+            syntax=RLE,
+        )
     yield _case("JPEG frame of zeros", group, compressed(codestream(JPEG), JPEG), STORED, "", syntax=JPEG)
     many_tiles = bytearray(codestream(JPEG_2000))
     struct.pack_into(">II", many_tiles, many_tiles.index(b"\xff\x51") + 22, 1, 1)

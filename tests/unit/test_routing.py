@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from config.settings import RouteSettings, SourceSettings
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -77,3 +79,16 @@ def test_a_source_is_named_by_its_ae_title() -> None:
     sources = [SourceSettings(name="room-1", ae_titles=("A", "B")), SourceSettings(name="room-2", ae_titles=("C",))]
     assert source_name(sources, "C") == "room-2"
     assert source_name(sources, "D") == ""
+
+
+def test_a_value_that_cannot_be_read_matches_nothing_and_holds_up_nobody() -> None:
+    broken = {
+        0x00280008: RawDataElement(Tag(0x00280008), "IS", 6, b"1e400 ", 0, False, True),
+        0x00280010: RawDataElement(Tag(0x00280010), "US", 1, b"\1", 0, False, True),
+        0x00080060: RawDataElement(Tag(0x00080060), "CS", 2, b"DX", 0, False, True),
+    }
+    ds = Dataset(broken)  # type: ignore[arg-type]
+    routes = [route("frames", NumberOfFrames={"min": 0}), route("rows", Rows={"min": 0}), route("dx", Modality="DX")]
+    chosen, trials = match_route(routes, ds, SenderFacts())
+    assert chosen is routes[2]
+    assert [trial.conditions[0].value for trial in trials] == ["(absent)", "(absent)", "DX"]

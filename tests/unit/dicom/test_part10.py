@@ -140,3 +140,81 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
     # Nothing but this one error may come out, whatever is in the file.
     with contextlib.suppress(UnsupportedPixels):
         read_everything(path)
+
+
+def rewritten(tmp_path: Path, *elements: bytes) -> Path:
+    """Return a file whose data set is these encoded elements, explicit VR."""
+    path = written(tmp_path, UID(ExplicitVRLittleEndian))
+    content = path.read_bytes()
+    (group_length,) = struct.unpack("<L", content[140:144])
+    path.write_bytes(content[: 144 + group_length] + b"".join(elements))
+    return path
+
+
+def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    head = struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, vr, 0, len(value) if length is None else length)
+    return head + value
+
+
+OPEN_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+ITEM, END_OF_SEQUENCE = struct.pack("<HHL", 0xFFFE, 0xE000, 0), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+UID_ELEMENT = struct.pack("<HH2sH", 8, 0x18, b"UI", 4) + b"1.2\0"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (element(0x00291001, b"OB", b"ab", 2**27 + 1), "take more than 128 MB"),
+        (element(0x00291001, b"OB", bytes(2**27 + 1), 0xFFFFFFFF), "take more than 128 MB"),
+        (element(0x00400555, b"SQ", ITEM * 100_000 + END_OF_SEQUENCE, 0xFFFFFFFF), "more than 200000 reads"),
+        (element(0x00400555, b"SQ", ITEM * 100_001), "more than 100000 elements"),
+        (element(0x00400555, b"UN", ITEM * 100_001), "more than 100000 elements"),
+        (
+            element(0x00400555, b"SQ", ITEM[:4] + b"\xff" * 4 + element(0x00080104, b"UT", b"") * 100_001),
+            "more than 10",
+        ),
+    ],
+    ids=["announced", "endless", "items", "items unparsed", "items of unknown VR", "elements of an item"],
+)
+def test_what_would_take_too_much_memory_is_refused(tmp_path: Path, hostile: bytes, reason: str) -> None:
+    with pytest.raises(UnsupportedPixels, match=reason), open_part10(rewritten(tmp_path, UID_ELEMENT, hostile)):
+        pass
+
+
+def test_what_is_just_within_the_bounds_is_read(tmp_path: Path) -> None:
+    items = element(0x00400555, b"SQ", ITEM * 100_000)
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, items)) as part10:
+        assert len(part10.header[0x00400555].value) == 100_000
+    bulk = element(0x00291001, b"OB", bytes(2**26))
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, bulk)) as part10:
+        assert len(part10.header[0x00291001].value) == 2**26
+
+
+def test_elements_within_other_elements_are_counted_as_they_stand(tmp_path: Path) -> None:
+    # 1 sequence with 40 000 items, each with an element and a sequence of one item: 160 000 headers.
+    inner = element(0x00081140, b"SQ", ITEM)
+    item = element(0x00080104, b"UT", b"xx") + inner
+    items = (ITEM[:4] + struct.pack("<L", len(item)) + item) * 40_000
+    path = rewritten(tmp_path, UID_ELEMENT, element(0x00400555, b"SQ", items))
+    with pytest.raises(UnsupportedPixels, match="more than 100000 elements"), open_part10(path):
+        pass
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, element(0x00400555, b"SQ", items[: len(items) // 2]))) as part10:
+        assert part10.header[0x00400555].value[19_999].CodeMeaning == "xx"
+
+
+def test_a_deflated_data_set_is_inflated_in_the_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    asked: list[object] = []
+    original = tempfile.TemporaryFile
+
+    def watched(*arguments: object, **options: object) -> object:
+        asked.append(options.get("dir"))
+        return original(*arguments, **options)  # type: ignore[call-overload]
+
+    path = written(tmp_path, UID(DeflatedExplicitVRLittleEndian))
+    monkeypatch.setattr("dicom_node.part10.tempfile.TemporaryFile", watched)
+    with open_part10(path, folder=tmp_path):
+        assert asked == [tmp_path]
