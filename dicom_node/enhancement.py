@@ -169,7 +169,11 @@ class ImageEnhancer:
                 ),
             )
             # Before the writer closes: large pixel data is a temporary file of its own.
-            stored = self._store.save(derived)
+            try:
+                stored = self._store.save(derived)
+            except UNREADABLE as error:
+                # pydicom refuses to write some of what it reads, such as elements of a command set.
+                raise DerivationError(f"the derived object can't be written: {type(error).__name__}") from error
         record = EnhancementRecord(
             decision=EnhancementDecision.ENHANCED,
             reason=denoised.reason,

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -150,6 +151,36 @@ def open_part10(
                 _inflate(file, cast(BinaryIO, inflated), max_inflated_bytes)
                 part10 = _read_data_set(cast(BinaryIO, inflated), syntax, file_meta, max_reads)
             yield part10
+
+
+def read_beginning(path: Path) -> Dataset:
+    """Return the attributes of a file up to where they can't be read, or become too many: enough to route it by.
+
+    Raises
+    ------
+    OSError
+        If the file can't be read.
+    """
+    elements: dict[BaseTag, RawDataElement | DataElement] = {}
+    try:
+        with path.open("rb") as file, readable("the data set"):
+            file_meta = _read_file_meta(file)
+            stream: BinaryIO = file
+            if file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+                stream = BytesIO(inflater.decompress(file.read(_CHUNK), _CHUNK))
+            syntax = UID(str(file_meta.get("TransferSyntaxUID", "")) or _guess_transfer_syntax(stream))
+            little = syntax != ExplicitVRBigEndian
+            for element in data_element_generator(
+                cast(BinaryIO, MeteredStream(stream, max_bytes=MAX_HEADER_BYTES, max_reads=MAX_READS)),
+                little and not _starts_explicit(stream),
+                little,
+                stop_when=lambda tag, _vr, _length: tag.group >= PIXEL_DATA.group,
+            ):
+                elements[element.tag] = _as_it_is(element)
+    except UnsupportedPixels:
+        pass  # what came before it is the answer
+    return Dataset(elements)
 
 
 @contextmanager

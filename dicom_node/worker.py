@@ -26,7 +26,7 @@ from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
-from dicom_node.part10 import open_part10
+from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.routing import SenderFacts, match_route, source_name
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.state import EXIT_OK, State, open_state
@@ -114,8 +114,12 @@ def _readable_header(state: State, stored: StoredInstance) -> Dataset:
         header = _read_header(state.store, other)
         if header is not None:
             return header
-    # Only a route that asks nothing of the object can take it; that is the one that passes it through.
-    return Dataset()
+    # It is passed through, but to the destinations that its Modality and the like are meant for, as far as they are
+    # there; a route that asks for something behind them can't take it.
+    try:
+        return read_beginning(state.store.path(stored.key))
+    except OSError:
+        return Dataset()
 
 
 def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:

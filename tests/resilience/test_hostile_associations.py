@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.verification import verify
-from tests.support.hostile_associations import HostileStream, streams
+from tests.support.hostile_associations import ECHO, OBJECT, STORE, HostileStream, streams
 from tests.support.memory import peak_growth
-from tests.support.network import LOOPBACK, RawPeer, RunningReceiver, decode_command, running_receiver
+from tests.support.network import (
+    LOOPBACK,
+    RawPeer,
+    RunningReceiver,
+    decode_command,
+    pdu,
+    pdv,
+    running_receiver,
+    store_rq,
+)
 from tests.support.peers import wait_until
 
 RECEIVER_BYTES = 16 << 20
@@ -94,3 +105,51 @@ def _in_words(kind: int, body: bytes) -> str:
     field = int.from_bytes(found[0x0100], "little")
     name = _RESPONSES.get(field, f"RSP {field:04X}")
     return f"{name} {int.from_bytes(found[0x0900], 'little'):04X}"
+
+
+# ---------------------------------------------------------------------- peers that take their time
+
+TRICKLES = {
+    "a command": (b"", pdu(4, pdv(1, 3, store_rq()))),
+    "a PDU header": (STORE, pdu(4, pdv(1, 2, OBJECT))),
+    "a data set": (STORE + pdu(4, pdv(1, 2, OBJECT))[:12], OBJECT),
+}
+
+
+@pytest.mark.parametrize(("begin", "rest"), TRICKLES.values(), ids=TRICKLES.keys())
+def test_a_message_that_trickles_is_cut_off(tmp_path: Path, begin: bytes, rest: bytes) -> None:
+    with running_receiver(tmp_path, network_timeout_s=0.6) as running, RawPeer(running.port) as peer:
+        peer.associate()
+        peer.send(begin)
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            # 0.1 s a byte: never silent for long, and in a day it would be done.
+            for byte in rest:
+                peer.send(bytes((byte,)))
+                time.sleep(0.1)
+        assert time.monotonic() - started < 8
+        wait_until(lambda: running.receiver.associations == 0)
+        check_serves_on(running)
+
+
+def test_a_peer_that_reads_no_answer_is_cut_off(tmp_path: Path) -> None:
+    with running_receiver(tmp_path, network_timeout_s=0.6) as running, peak_growth() as growth:
+        with RawPeer(running.port, timeout_s=10) as peer:
+            peer.associate()
+            started = time.monotonic()
+            with pytest.raises(OSError, match=r"reset|pipe"):
+                while time.monotonic() - started < 60:
+                    peer.send(ECHO * 1000)
+        wait_until(lambda: running.receiver.associations == 0)
+        check_serves_on(running)
+    assert growth.bytes < RECEIVER_BYTES
+
+
+def test_connections_that_say_nothing_are_cut_off_and_others_are_served(tmp_path: Path) -> None:
+    with running_receiver(tmp_path, acse_timeout_s=0.6) as running:
+        silent = [socket.create_connection((LOOPBACK, running.port)) for _ in range(20)]
+        check_serves_on(running)
+        for sock in silent:
+            sock.settimeout(8)
+            assert sock.recv(1) == b""
+            sock.close()

@@ -444,6 +444,9 @@ def _structure() -> Iterator[HostileObject]:
         )
     field = whole(image(), x00000100=raw(0x00000100, b"US", us(1)))
     yield _case("a command element in the data set", group, field, UNPARSABLE, "has no place in a data set")
+    late = whole({tag: at for tag, at in image().items() if tag < 0x7FE00010})
+    late += raw(0x00000100, b"US", us(1)) + image()[0x7FE00010]
+    yield _case("a command element before Pixel Data", group, late, STORED, "can't be written")
     other = whole(image(EXPLICIT))
     yield _case("explicit VR where implicit was agreed", group, other, UNPARSABLE, "", syntax=IMPLICIT)
     other = whole(image(IMPLICIT))
@@ -656,13 +659,13 @@ def _compressed() -> Iterator[HostileObject]:
         )
         small = compressed(resized(syntax, 32, 32), syntax)
         yield _case(f"{label} codestream of 32 x 32 pixels", group, small, STORED, "32 x 32", syntax=syntax)
-    for extra in (1, 4096):
+    for extra, outcome in ((1, ENHANCED), (4096, "panicked")):
         yield _case(
             f"RLE segments {extra} bytes too long",
             group,
             compressed(rle_frame(SIZE * SIZE + extra), RLE),
             STORED,
-            "panicked",
+            outcome,
             syntax=RLE,
         )
     yield _case("JPEG frame of zeros", group, compressed(codestream(JPEG), JPEG), STORED, "", syntax=JPEG)

@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from dicom_node.derivation import is_enhanceable
 from dicom_node.errors import UnsupportedPixels
-from dicom_node.part10 import PIXEL_DATA, detached_view, open_part10, readable
+from dicom_node.part10 import PIXEL_DATA, detached_view, open_part10, read_beginning, readable
 from dicom_node.pixels import iter_frames, read_spec
 from tests.support.objects import dx_dataset, save, set_transfer_syntax, xa_dataset
 
@@ -218,3 +218,39 @@ def test_a_deflated_data_set_is_inflated_in_the_folder_that_is_named(
     monkeypatch.setattr("dicom_node.part10.tempfile.TemporaryFile", watched)
     with open_part10(path, folder=tmp_path):
         assert asked == [tmp_path]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_beginning_is_what_stands_before_pixel_data(tmp_path: Path, syntax: UID) -> None:
+    path = written(tmp_path, syntax)
+    beginning = read_beginning(path)
+    assert (beginning.Modality, beginning.PatientID, beginning.Rows) == ("DX", "PHANTOM-1", 3)
+    with open_part10(path) as part10:
+        assert set(beginning.keys()) == {tag for tag in part10.header.keys() if tag < PIXEL_DATA}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        element(0x00291001, b"OB", b"ab", 2**27 + 1),
+        element(0x00291001, b"OB", b"ab", 500),
+        element(0x00291001, b"OB", b"ab", 0xFFFFFFFF),
+        element(0x00400555, b"SQ", ITEM * 100_000 + END_OF_SEQUENCE, 0xFFFFFFFF),
+        element(0x00400555, b"SQ", OPEN_ITEM, 0xFFFFFFFF) * 3000,
+    ],
+    ids=["too long", "cut off", "endless", "too many", "too deep"],
+)
+def test_the_beginning_ends_where_something_cannot_be_read(tmp_path: Path, hostile: bytes) -> None:
+    rows = struct.pack("<HH2sHH", 0x0028, 0x0010, b"US", 2, 7)
+    path = rewritten(tmp_path, UID_ELEMENT, rows, hostile, element(0x00420010, b"UT", b"behind"))
+    with pytest.raises(UnsupportedPixels), open_part10(path):
+        pass
+    beginning = read_beginning(path)
+    assert (beginning.SOPInstanceUID, beginning.Rows, len(beginning)) == ("1.2", 7, 2)
+
+
+def test_the_beginning_of_what_is_no_data_set_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "object.dcm"
+    for content in (b"", b"abc", bytes(128) + b"DICM", b"\xff" * 500):
+        path.write_bytes(content)
+        assert len(read_beginning(path)) == 0
