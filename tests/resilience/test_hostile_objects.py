@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from config.settings import RouteSettings
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.part10 import open_part10
-from dicom_node.routing import SenderFacts, match_route
+from dicom_node.state import State
 from dicom_node.transcoding import to_uncompressed
 from dicom_node.verification import verify
+from dicom_node.worker import route_finder
 from tests.support.enhancing import ROUTES, stand_in_enhancer
 from tests.support.hostile import ENHANCED, EXPLICIT, MAX_OBJECT_MB, STORED, UNPARSABLE, HostileObject, objects
 from tests.support.memory import peak_growth
@@ -36,6 +38,7 @@ from tests.support.network import (
     echo_rq,
     pdu,
     pdv,
+    receiver_settings,
     running_receiver,
     store_rq,
 )
@@ -131,12 +134,7 @@ def _worker_lives(receiver: RunningReceiver, case: HostileObject, instance_id: i
         if derived is not None:
             enhancer.discard(derived)
         path = receiver.store.path(stored.key)
-        try:
-            with open_part10(path, folder=receiver.store.scratch) as part10:
-                route, _ = match_route(ROUTES, part10.header, SenderFacts())
-                assert route is not None
-        except UnsupportedPixels:
-            pass
+        assert _find_route(receiver, stored)
         for syntax in (IMPLICIT, EXPLICIT) if case.group != "large" else ():
             try:
                 with to_uncompressed(path, syntax, folder=receiver.store.scratch) as target:
@@ -152,3 +150,25 @@ def _worker_lives(receiver: RunningReceiver, case: HostileObject, instance_id: i
         assert record.decision.value == "passed_through"
         assert case.outcome in str(record.reason)
     assert not list(receiver.store.scratch.iterdir())
+
+
+def _find_route(receiver: RunningReceiver, stored: StoredInstance, routes: Sequence[RouteSettings] = ROUTES) -> str:
+    settings = receiver_settings(receiver.store.scratch.parent).model_copy(update={"routes": tuple(routes)})
+    state = State(settings=settings, database=receiver.database, store=receiver.store)
+    route = route_finder(state)(stored)
+    return route.name if route is not None else ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_read_is_routed_by_what_comes_before_the_fault(tmp_path: Path) -> None:
+    case = next(case for case in OBJECTS if case.name == "undefined length of native Pixel Data")
+    dx = RouteSettings.model_validate({"name": "dx", "match": {"Modality": "DX"}, "destinations": ["pacs"]})
+    with running_receiver(tmp_path) as running, RawPeer(running.port) as peer:
+        peer.associate(associate_rq([(1, case.sop_class, (case.syntax,))]))
+        peer.send(pdu(4, pdv(1, 3, store_rq(case.uid, sop_class=case.sop_class))))
+        peer.send(pdu(4, pdv(1, 2, b"".join(case.pieces()))))
+        assert peer.response().status == STORED
+        stored = ArrivalLedger(running.database).instance(1)
+        with pytest.raises(UnsupportedPixels), open_part10(running.store.path(stored.key)):
+            pass
+        assert _find_route(running, stored, [dx]) == "dx"

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 
 from dicom_node.codestreams import FrameSize, read_size, require_same_size
-from tests.support.hostile import JPEG, JPEG_2000, JPEG_LS, codestream, resized, sof
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.part10 import PixelDataElement
+from dicom_node.pixels import iter_decoded, iter_frames, read_spec
+from tests.support.hostile import JPEG, JPEG_2000, JPEG_LS, codestream, item, resized, sof
+from tests.support.objects import dx_dataset
 
 SIZE_64 = FrameSize(rows=64, columns=64, components=1)
 
@@ -105,3 +111,27 @@ def test_any_bytes_have_a_size_or_none(syntax: str, damage: list[tuple[int, int]
         return
     assert size is not None
     assert size.rows >= 0
+
+
+def test_an_offset_table_that_runs_backwards_leads_to_no_more_than_a_frame() -> None:
+    frame = codestream(RLELossless)
+    items = b"".join(item(value) for value in (struct.pack("<LL", 100, 0), frame, frame, bytes(8 << 20)))
+    element = PixelDataElement(stream=BytesIO(items), offset=0, length=len(items), encapsulated=True, vr="OB")
+    options = {"rows": 64, "columns": 64, "samples_per_pixel": 1, "bits_allocated": 16, "number_of_frames": 2}
+    with pytest.raises(ValueError, match="take more than"):
+        next(iter_decoded(element, RLELossless, **options))
+
+
+def test_a_fragment_is_read_only_where_a_frame_can_be_that_long() -> None:
+    items = b"".join(item(value) for value in (b"", bytes(2 << 20)))
+    element = PixelDataElement(stream=BytesIO(items), offset=0, length=len(items), encapsulated=True, vr="OB")
+    options = {"rows": 64, "columns": 64, "samples_per_pixel": 1, "bits_allocated": 16, "number_of_frames": 1}
+    with pytest.raises(ValueError, match="take more than"):
+        next(iter_decoded(element, RLELossless, **options))
+
+
+def test_frames_of_too_many_pixels_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.pixels.MAX_FRAME_PIXELS", 64 * 64 - 1)
+    ds = dx_dataset(np.zeros((64, 64), dtype=np.uint16))
+    with pytest.raises(UnsupportedPixels, match="64 x 64 pixels have more than the 4095"):
+        next(iter_frames(ds, read_spec(ds)))
