@@ -177,6 +177,7 @@ def read_beginning(path: Path) -> Dataset:
                 little,
                 stop_when=lambda tag, _vr, _length: tag.group >= PIXEL_DATA.group,
             ):
+                _require_few_nested([element], MAX_READS // 2)
                 elements[element.tag] = _as_it_is(element)
     except UnsupportedPixels:
         pass  # what came before it is the answer

@@ -26,8 +26,8 @@ UNDEFINED = 0xFFFFFFFF
 ENHANCED = "enhanced"
 
 STORED, MISMATCH, UNPARSABLE, NO_RESOURCES = 0x0000, 0xA900, 0xC000, 0xA700
-MAX_OBJECT_MB = 1200
-"""Of the receiver that the objects are sent to: the longest is 1 GB."""
+MAX_OBJECT_MB, LARGE_OBJECT_MB = 200, 1200
+"""Of the receivers that the objects are sent to; the second is for the object that is 1 GB long."""
 
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 
@@ -57,6 +57,7 @@ class HostileObject:
     syntax: str = EXPLICIT
     sop_class: str = DX
     uid: str = UID
+    max_object_mb: int = MAX_OBJECT_MB
 
     def __str__(self) -> str:
         return self.name
@@ -444,6 +445,8 @@ def _structure() -> Iterator[HostileObject]:
         )
     field = whole(image(), x00000100=raw(0x00000100, b"US", us(1)))
     yield _case("a command element in the data set", group, field, UNPARSABLE, "has no place in a data set")
+    strange = whole(image(), x0020000D=raw(0x0020000D, b"UH", b"1.2.826.0.1.3680043.10.1.1"))
+    yield _case("Study Instance UID of an unknown VR", group, strange, STORED, "can't be written")
     late = whole({tag: at for tag, at in image().items() if tag < 0x7FE00010})
     late += raw(0x00000100, b"US", us(1)) + image()[0x7FE00010]
     yield _case("a command element before Pixel Data", group, late, STORED, "can't be written")
@@ -719,25 +722,30 @@ def _large() -> Iterator[HostileObject]:
         STORED,
         "sequences hold more than",
     )
-    for place, tag in (("before", 0x00091001), ("after", 0x00291001)):
+    for megabytes, place, tag in ((1000, "before", 0x00091001), (190, "after", 0x00291001)):
         yield HostileObject(
-            name=f"a text of 1 GB {place} the identifiers",
+            name=f"a text of {megabytes} MB {place} the identifiers",
             group=group,
-            pieces=partial(_gigabyte, tag),
+            pieces=partial(_long_text, tag, megabytes),
             status=STORED,
             outcome="take more than",
+            max_object_mb=MAX_OBJECT_MB if megabytes < MAX_OBJECT_MB else LARGE_OBJECT_MB,
         )
     yield HostileObject(
-        name="Pixel Data of 1.3 GB", group=group, pieces=_oversized, status=NO_RESOURCES, reason="longer than"
+        name="Pixel Data of 300 MB where objects may have 200",
+        group=group,
+        pieces=_oversized,
+        status=NO_RESOURCES,
+        reason="longer than 200 MB",
     )
 
 
-def _gigabyte(tag: int) -> Iterator[bytes]:
+def _long_text(tag: int, megabytes: int) -> Iterator[bytes]:
     elements = image()
     yield b"".join(encoded for at, encoded in elements.items() if at < tag)
-    yield raw(tag, b"UT", b"", length=10**9)
+    yield raw(tag, b"UT", b"", length=megabytes * 1_000_000)
     piece = b"A" * 1_000_000
-    for _ in range(1000):
+    for _ in range(megabytes):
         yield piece
     yield b"".join(encoded for at, encoded in elements.items() if at > tag)
 
@@ -745,7 +753,7 @@ def _gigabyte(tag: int) -> Iterator[bytes]:
 def _oversized() -> Iterator[bytes]:
     elements = image()
     del elements[0x7FE00010]
-    yield whole(elements) + raw(0x7FE00010, b"OW", b"", length=1_300_000_000)
+    yield whole(elements) + raw(0x7FE00010, b"OW", b"", length=300_000_000)
     piece = bytes(1_000_000)
-    for _ in range(1300):
+    for _ in range(300):
         yield piece

@@ -236,9 +236,10 @@ def test_the_beginning_is_what_stands_before_pixel_data(tmp_path: Path, syntax: 
         element(0x00291001, b"OB", b"ab", 500),
         element(0x00291001, b"OB", b"ab", 0xFFFFFFFF),
         element(0x00400555, b"SQ", ITEM * 100_000 + END_OF_SEQUENCE, 0xFFFFFFFF),
+        element(0x00400555, b"SQ", ITEM * 100_001),
         element(0x00400555, b"SQ", OPEN_ITEM, 0xFFFFFFFF) * 3000,
     ],
-    ids=["too long", "cut off", "endless", "too many", "too deep"],
+    ids=["too long", "cut off", "endless", "too many", "too many unparsed", "too deep"],
 )
 def test_the_beginning_ends_where_something_cannot_be_read(tmp_path: Path, hostile: bytes) -> None:
     rows = struct.pack("<HH2sHH", 0x0028, 0x0010, b"US", 2, 7)
