@@ -339,7 +339,7 @@ def _identifiers() -> Iterator[HostileObject]:
         yield _case(f"{label} twice and different", group, whole(again), UNPARSABLE, "twice")
     for name, uid in (
         ("dots and slashes", "../../etc/passwd"),
-        ("an absolute path", "/tmp/hostile.dcm"),
+        ("an absolute path", "/etc/hostile.dcm"),
         ("a home folder", "~/x;rm -rf"),
     ):
         encoded = uid.encode() + b"\0" * (len(uid) % 2)
