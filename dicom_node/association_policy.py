@@ -14,6 +14,7 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from config.settings import SourceSettings
+from dicom_node.dataset_header import is_identifier
 from dicom_node.rejections import (
     APPLICATION_CONTEXT,
     CALLED_AE_TITLE,
@@ -148,6 +149,8 @@ def is_accepted_abstract_syntax(uid: str) -> bool:
     """
     if uid == VERIFICATION:
         return True
+    if not is_identifier(uid):
+        return False
     known = UID(uid)
     if known.type not in ("", "SOP Class") or known in NOT_STORED:
         return False

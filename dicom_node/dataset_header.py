@@ -25,6 +25,9 @@ _STUDY_INSTANCE_UID = 0x0020_000D
 _SERIES_INSTANCE_UID = 0x0020_000E
 _WANTED = frozenset((_SOP_CLASS_UID, _SOP_INSTANCE_UID, _MODALITY, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID))
 
+_FIRST_GROUP = 0x0008
+"""Groups before it are those of command sets, file meta information and DICOMDIR (PS3.5 7.1, PS3.10 7.1)."""
+
 _ITEM = 0xFFFE_E000
 _ITEM_DELIMITATION = 0xFFFE_E00D
 _SEQUENCE_DELIMITATION = 0xFFFE_E0DD
@@ -36,7 +39,9 @@ _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b
 _MAX_ELEMENTS = 100_000
 _MAX_DEPTH = 32
 _MAX_IDENTIFIER_BYTES = 1024
+_MAX_UID_CHARACTERS = 64
 _MAX_INFLATED_BYTES = 1 << 22
+_INFLATED_AT_ONCE = 1 << 16
 
 Encoded = bytes | bytearray | memoryview | mmap.mmap
 
@@ -76,7 +81,8 @@ def scan_header(encoded: Encoded, transfer_syntax_uid: str, *, is_whole: bool) -
     Raises
     ------
     UnparsableDataset
-        If the elements contradict the transfer syntax, run over the end, or are too many or too deep.
+        If the elements contradict the transfer syntax, run over the end, or are too many or too deep, or if an
+        identifier is none or is there twice with different values.
     """
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         encoded, is_whole = _inflate(encoded, is_whole)
@@ -117,6 +123,39 @@ def require_whole(encoded: Encoded, transfer_syntax_uid: str) -> None:
     scanner.require_whole()
 
 
+def is_identifier(uid: str) -> bool:
+    """Tell whether a text can be carried as a UID everywhere: one value of at most 64 printable characters (PS3.5 9.1).
+
+    Other characters than digits and dots, and leading zeros, are common faults and harm nobody; an empty text is none.
+    """
+    return 0 < len(uid) <= _MAX_UID_CHARACTERS and uid.isascii() and uid.isprintable() and "\\" not in uid
+
+
+def inflated_bytes(encoded: Encoded, *, most: int) -> int:
+    """Inflate a data set to its end, keeping nothing, and return its length; one above `most` is not followed further.
+
+    Raises
+    ------
+    UnparsableDataset
+        If the deflated stream is broken or cut off.
+    """
+    inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    length, position = 0, 0
+    try:
+        while length <= most and not inflater.eof:
+            pending = inflater.unconsumed_tail
+            if not pending:
+                pending = bytes(encoded[position : position + _INFLATED_AT_ONCE])
+                position += len(pending)
+            inflated = inflater.decompress(pending, _MAX_INFLATED_BYTES)
+            length += len(inflated)
+            if not pending and not inflated:
+                raise UnparsableDataset("the deflated data set is cut off")
+    except zlib.error as error:
+        raise UnparsableDataset("the data set is not deflated, or the deflated stream is broken") from error
+    return length
+
+
 def _inflate(encoded: Encoded, is_whole: bool) -> tuple[bytes, bool]:
     inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     try:
@@ -150,12 +189,18 @@ class _Scanner:
             tag, vr, length, value = self._element(position, self._is_explicit)
             if tag > _SERIES_INSTANCE_UID:
                 return found
+            if tag >> 16 < _FIRST_GROUP:
+                # In the file they would follow the file meta information, and readers would take them for a part of it.
+                raise UnparsableDataset(f"{_name(tag)} has no place in a data set")
             if length == _UNDEFINED:
                 position = self._skip_items(value, self._is_explicit and vr != b"UN", 1)
                 continue
             position = value + length
             if tag in _WANTED:
-                found[tag] = self._identifier(tag, value, position)
+                identifier = self._identifier(tag, value, position)
+                if found.setdefault(tag, identifier) != identifier:
+                    # Readers differ in which of them they take.
+                    raise UnparsableDataset(f"{_name(tag)} is there twice, with different values")
         if position > self._size or not is_whole:
             raise _NeedMore
         return found
@@ -188,7 +233,10 @@ class _Scanner:
             raise UnparsableDataset(f"{_name(tag)} has {end - start} bytes")
         if end > self._size:
             raise _NeedMore
-        return bytes(self._encoded[start:end]).strip(b"\0 ").decode("latin-1")
+        text = bytes(self._encoded[start:end]).strip(b"\0 ").decode("latin-1")
+        if text and tag != _MODALITY and not is_identifier(text):
+            raise UnparsableDataset(f"the value of {_name(tag)} is no UID")
+        return text
 
     def _element(self, position: int, is_explicit: bool) -> tuple[int, bytes, int, int]:
         """Read an element's header: tag, VR (empty where none is encoded), length, position of the value."""

@@ -68,6 +68,26 @@ class _Denoised:
         return "; ".join(self.reasons) or None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Identity:
+    """The UIDs that the ledger knows a derived object by."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+
+    @classmethod
+    def of(cls, derived: Dataset) -> _Identity:
+        """Read them."""
+        return cls(
+            sop_class_uid=str(derived.SOPClassUID),
+            sop_instance_uid=str(derived.SOPInstanceUID),
+            study_instance_uid=str(derived.StudyInstanceUID),
+            series_instance_uid=str(derived.SeriesInstanceUID),
+        )
+
+
 class ImageEnhancer:
     """Makes derived objects.
 
@@ -125,7 +145,7 @@ class ImageEnhancer:
         if isinstance(self._model, NoModel):
             return _passed(self._model.reason, begin), None
         try:
-            with open_part10(self._store.path(stored.key)) as part10:
+            with open_part10(self._store.path(stored.key), folder=self._store.scratch) as part10:
                 decision = is_enhanceable(part10.header, route.sop_classes)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None
@@ -170,7 +190,13 @@ class ImageEnhancer:
                 ),
             )
             # Before the writer closes: large pixel data is a temporary file of its own.
-            stored = self._store.save(derived)
+            try:
+                # Before it is stored: a UID whose VR nobody knows must not leave a file behind that no row names.
+                identity = _Identity.of(derived)
+                stored = self._store.save(derived)
+            except UNREADABLE as error:
+                # pydicom refuses to write some of what it reads, such as elements of a command set.
+                raise DerivationError(f"the derived object can't be written: {type(error).__name__}") from error
         record = EnhancementRecord(
             decision=EnhancementDecision.ENHANCED,
             reason=denoised.reason,
@@ -182,10 +208,10 @@ class ImageEnhancer:
             model_digest=model.denoiser.digest,
         )
         return record, DerivedInstance(
-            sop_class_uid=str(derived.SOPClassUID),
-            sop_instance_uid=str(derived.SOPInstanceUID),
-            study_instance_uid=str(derived.StudyInstanceUID),
-            series_instance_uid=str(derived.SeriesInstanceUID),
+            sop_class_uid=identity.sop_class_uid,
+            sop_instance_uid=identity.sop_instance_uid,
+            study_instance_uid=identity.study_instance_uid,
+            series_instance_uid=identity.series_instance_uid,
             transfer_syntax_uid=str(derived.file_meta.TransferSyntaxUID),
             key=stored.key,
             size=stored.size,

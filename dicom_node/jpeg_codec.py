@@ -22,15 +22,15 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from dicom_node.codestreams import jpeg_frame_header
+
 DECODER_DEPENDENCIES: Final[dict[UID, tuple[str, ...]]] = {
     **dict.fromkeys((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1), ("imagecodecs",)),
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), ("pyjpegls",)),
 }
 """pydicom asks its plugins for this name."""
 
-_START_OF_IMAGE, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xd9"
-_FRAME_HEADERS: Final = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""SOF0 to SOF15, of which three are DHT, JPG and DAC (ISO/IEC 10918-1 table B.1), and SOF55 of JPEG-LS."""
+_END_OF_IMAGE: Final = b"\xff\xd9"
 
 
 def is_available(uid: str) -> bool:
@@ -76,31 +76,12 @@ def decode_jpeg_ls(src: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _checked_precision(src: bytes, runner: DecodeRunner) -> int:
-    """Return the bits of a sample, from a frame header that agrees with the attributes."""
-    position = _frame_header(src)
-    precision = src[position + 4]
-    rows, columns = (int.from_bytes(src[start : start + 2], "big") for start in (position + 5, position + 7))
-    if (rows, columns) != (runner.rows, runner.columns):
-        # Before a decoder asks for memory by what a header says.
-        raise ValueError(f"the stream is of {rows} rows x {columns} columns")
-    if precision > runner.bits_allocated:
-        raise ValueError(f"samples of {precision} bits don't fit the {runner.bits_allocated} bits allocated")
+    """Return the bits of a sample; `pixels.iter_decoded` has compared rows, columns and samples already."""
+    header = jpeg_frame_header(src)
+    if header.precision > runner.bits_allocated:
+        raise ValueError(f"samples of {header.precision} bits don't fit the {runner.bits_allocated} bits allocated")
     # libjpeg fills the rest of a frame that is cut off with grey, and says nothing. Entropy coded bytes never look like
     # an end marker (ISO/IEC 10918-1 B.1.1.5, 14495-1 A.1); whatever pads the fragment may follow it.
-    if src.find(_END_OF_IMAGE, position) < 0:
+    if src.find(_END_OF_IMAGE, header.position) < 0:
         raise ValueError("the stream is cut off")
-    return precision
-
-
-def _frame_header(src: bytes) -> int:
-    """Return where the frame header's marker is (ISO/IEC 10918-1 B.2.2): length, precision, rows and columns follow."""
-    if not src.startswith(_START_OF_IMAGE):
-        raise ValueError("it is not a JPEG stream")
-    position = 2
-    while position + 9 < len(src) and src[position] == 0xFF:
-        marker = src[position + 1]
-        if marker in _FRAME_HEADERS:
-            return position
-        # Any number of fill bytes may precede a marker.
-        position += 1 if marker == 0xFF else 2 + int.from_bytes(src[position + 2 : position + 4], "big")
-    raise ValueError("the JPEG stream has no frame header")
+    return header.precision

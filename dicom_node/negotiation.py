@@ -130,11 +130,15 @@ class SynchronousProvider(DULServiceProvider):
             KeyError,
             IndexError,
             AttributeError,
+            AssertionError,
             NotImplementedError,
             struct.error,
         ) as error:
             # pynetdicom's decoders raise whatever the malformed bytes lead to.
             log.warning("A PDU of the negotiation can't be decoded", extra={"error": repr(error)})
+            return self._invalid(6)
+        if isinstance(primitive, A_ASSOCIATE) and pdu_class is A_ASSOCIATE_RQ and not _are_valid_contexts(primitive):
+            log.warning("The presentation contexts of an association request are invalid")
             return self._invalid(6)
         if pdu_class is A_ASSOCIATE_RQ and not pdu.protocol_version & 1:
             cause = PROTOCOL_VERSION
@@ -200,6 +204,17 @@ def build_context(
     context.abstract_syntax = UID(abstract_syntax)
     context.transfer_syntax = [UID(syntax) for syntax in transfer_syntaxes]
     return context
+
+
+def _are_valid_contexts(request: A_ASSOCIATE) -> bool:
+    """Tell whether there are 1 to 128 contexts of different IDs, each with its syntaxes (PS3.8 9.3.2.2).
+
+    Of two contexts with one ID the peer and we could mean different ones.
+    """
+    contexts = request.presentation_context_definition_list
+    identifiers = {context.context_id for context in contexts}
+    is_unambiguous = 1 <= len(contexts) == len(identifiers) <= MAX_CONTEXTS
+    return is_unambiguous and all(context.abstract_syntax and context.transfer_syntax for context in contexts)
 
 
 def _provider_abort(reason: int) -> A_P_ABORT:

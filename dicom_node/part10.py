@@ -10,9 +10,10 @@ import re
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -32,12 +33,23 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from dicom_node.errors import UnsupportedPixels
+from dicom_node.metered import MeteredStream
 
 PIXEL_DATA: Final = Tag(0x7FE0, 0x0010)
 OFFSET_TABLES: Final = (Tag(0x7FE0, 0x0001), Tag(0x7FE0, 0x0002), Tag(0x7FE0, 0x0003))
 
 MAX_INFLATED_BYTES: Final = 2**31
 """A deflated data set that grows beyond this is refused: some thousand bytes can deflate to a full disk."""
+
+MAX_HEADER_BYTES: Final = 2**27
+"""What the values of all attributes but bulk data may take: they are held in memory."""
+
+MAX_READS: Final = 200_000
+"""Bounds elements and items, which take a few hundred bytes and some microseconds each however short they are; an
+element takes two reads or three."""
+
+MAX_ITEMS_OF_PIXELS: Final = 1_000_000
+"""Fragments of encapsulated pixel data; a slide scanner makes some hundred thousand."""
 
 UNREADABLE: Final = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError, EOFError, AssertionError,
@@ -102,8 +114,21 @@ class Part10File:
 
 
 @contextmanager
-def open_part10(path: Path, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Iterator[Part10File]:
-    """Open `path` for reading; memory stays bounded by what is not pixel data.
+def open_part10(
+    path: Path,
+    *,
+    folder: Path | None = None,
+    max_inflated_bytes: int = MAX_INFLATED_BYTES,
+    max_reads: int = MAX_READS,
+) -> Iterator[Part10File]:
+    """Open `path` for reading; memory stays bounded whatever is in it.
+
+    Parameters
+    ----------
+    folder
+        For a deflated data set while it is open; default: the system's folder for temporary files.
+    max_inflated_bytes, max_reads
+        What a deflated data set may grow to, and how many elements there may be, about half as many.
 
     Raises
     ------
@@ -119,14 +144,45 @@ def open_part10(path: Path, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> 
             file_meta.TransferSyntaxUID = syntax
         if syntax != DeflatedExplicitVRLittleEndian:
             with readable("the data set"):
-                part10 = _read_data_set(file, syntax, file_meta)
+                part10 = _read_data_set(file, syntax, file_meta, max_reads)
             yield part10
             return
-        with tempfile.TemporaryFile() as inflated:
+        with tempfile.TemporaryFile(dir=folder) as inflated:
             with readable("the data set"):
                 _inflate(file, cast(BinaryIO, inflated), max_inflated_bytes)
-                part10 = _read_data_set(cast(BinaryIO, inflated), syntax, file_meta)
+                part10 = _read_data_set(cast(BinaryIO, inflated), syntax, file_meta, max_reads)
             yield part10
+
+
+def read_beginning(path: Path) -> Dataset:
+    """Return the attributes of a file up to where they can't be read, or become too many: enough to route it by.
+
+    Raises
+    ------
+    OSError
+        If the file can't be read.
+    """
+    elements: dict[BaseTag, RawDataElement | DataElement] = {}
+    try:
+        with path.open("rb") as file, readable("the data set"):
+            file_meta = _read_file_meta(file)
+            stream: BinaryIO = file
+            if file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+                stream = BytesIO(inflater.decompress(file.read(_CHUNK), _CHUNK))
+            syntax = UID(str(file_meta.get("TransferSyntaxUID", "")) or _guess_transfer_syntax(stream))
+            little = syntax != ExplicitVRBigEndian
+            for element in data_element_generator(
+                cast(BinaryIO, MeteredStream(stream, max_bytes=MAX_HEADER_BYTES, max_reads=MAX_READS)),
+                little and not _starts_explicit(stream),
+                little,
+                stop_when=lambda tag, _vr, _length: tag.group >= PIXEL_DATA.group,
+            ):
+                _require_few_nested([element], MAX_READS // 2)
+                elements[element.tag] = _as_it_is(element)
+    except UnsupportedPixels:
+        pass  # what came before it is the answer
+    return Dataset(elements)
 
 
 @contextmanager
@@ -161,7 +217,8 @@ def detached_view(ds: Dataset) -> Dataset:
 def _read_file_meta(file: BinaryIO) -> FileMetaDataset:
     # `force`: an object without preamble is read like any other.
     read_preamble(file, True)
-    meta = read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    metered = cast(BinaryIO, MeteredStream(file, max_bytes=MAX_HEADER_BYTES, max_reads=MAX_READS))
+    meta = read_dataset(metered, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     return FileMetaDataset(meta)
 
 
@@ -227,16 +284,17 @@ def _inflate(source: BinaryIO, target: BinaryIO, limit: int) -> None:
     target.seek(0)
 
 
-def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) -> Part10File:
+def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset, max_reads: int) -> Part10File:
     little = syntax != ExplicitVRBigEndian
     # Some senders name one VR encoding and use the other; the bytes decide.
     implicit = little and not _starts_explicit(stream)
     elements: dict[BaseTag, RawDataElement | DataElement] = {}
     bulk: dict[BaseTag, PixelDataElement] = {}
+    metered = cast(BinaryIO, MeteredStream(stream, max_bytes=MAX_HEADER_BYTES, max_reads=max_reads))
     while True:
         # Within group 7FE0 the generator stops before each element without reading it.
         generator = data_element_generator(
-            stream, implicit, little, stop_when=lambda tag, _vr, _length: tag.group == PIXEL_DATA.group
+            metered, implicit, little, stop_when=lambda tag, _vr, _length: tag.group == PIXEL_DATA.group
         )
         position = stream.tell()
         for element in generator:
@@ -248,6 +306,7 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
         if located is None:
             break
         bulk[located[0]] = located[1]
+    _require_few_nested(elements.values(), max_reads // 2)
     # What pydicom itself takes for the character set of a data set that it read; where it finds another one at writing,
     # it converts every element.
     charset = Dataset(dict(elements)).get("SpecificCharacterSet")
@@ -256,6 +315,47 @@ def _read_data_set(stream: BinaryIO, syntax: UID, file_meta: FileMetaDataset) ->
     header.set_original_encoding(implicit, little, encoding)
     header.file_meta = file_meta
     return Part10File(header=header, transfer_syntax_uid=syntax, bulk=bulk)
+
+
+def _require_few_nested(elements: Iterable[RawDataElement | DataElement], most: int) -> None:
+    """Bound the sequences of defined length, which are parsed as a whole as soon as somebody asks for one."""
+    left = most
+    for element in elements:
+        if isinstance(element, RawDataElement) and element.value and (element.VR in (None, "SQ", "UN")):
+            left -= _count_nested(element, left)
+            if left < 0:
+                raise ValueError(f"its sequences hold more than {most} elements")
+
+
+def _count_nested(element: RawDataElement, most: int) -> int:
+    """Count the items and elements within an unparsed sequence, `most` and one at most; 0 for what is none.
+
+    Sequences within it are walked through like everything else: only their headers count.
+    """
+    order = "<" if element.is_little_endian else ">"
+    head = struct.Struct(order + "HHL")
+    long = struct.Struct(order + "L")
+    value = element.value or b""
+    item_tag = struct.pack(order + "HH", 0xFFFE, 0xE000)
+    if not value.startswith(item_tag):
+        return 0
+    position, count = 0, 0
+    while position + 8 <= len(value) and count <= most:
+        group, _, length = head.unpack_from(value, position)
+        vr = value[position + 4 : position + 6]
+        position += 8
+        count += 1
+        if group == 0xFFFE:
+            continue
+        if not element.is_implicit_VR and vr.isalpha() and vr.isupper():
+            if vr in _LONG_VRS and position + 4 <= len(value):
+                (length,) = long.unpack_from(value, position)
+                position += 4
+            elif vr not in _LONG_VRS:
+                length = length & 0xFFFF if order == ">" else length >> 16
+        if value[position : position + 4] != item_tag:
+            position += length
+    return count
 
 
 def _locate_element(stream: BinaryIO, *, implicit: bool, little: bool) -> tuple[BaseTag, PixelDataElement] | None:
@@ -292,7 +392,7 @@ def _locate_element(stream: BinaryIO, *, implicit: bool, little: bool) -> tuple[
 
 
 def _skip_items(stream: BinaryIO, order: str) -> None:
-    while True:
+    for _ in range(MAX_ITEMS_OF_PIXELS):
         head = stream.read(8)
         if len(head) < 8:
             raise EOFError("the items of Pixel Data are cut off")
@@ -302,3 +402,4 @@ def _skip_items(stream: BinaryIO, order: str) -> None:
         if (group, number) != (0xFFFE, 0xE000) or length == _UNDEFINED:
             raise ValueError(f"({group:04X},{number:04X}) stands in the place of an item of Pixel Data")
         stream.seek(length, 1)
+    raise ValueError(f"Pixel Data has more than {MAX_ITEMS_OF_PIXELS} items")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,6 +25,7 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -42,10 +44,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_node.codestreams import require_same_size
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.functional_groups import frame_macros, has_functional_groups
+from dicom_node.metered import MeteredStream
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain, counts_down, declared_domain
+
+_END_OF_ITEMS: Final = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 
 Cells = NDArray[np.uint8] | NDArray[np.uint16]
 """Pixel cells as stored, with every bit of Bits Allocated, shape ``(rows, columns)``."""
@@ -74,7 +80,10 @@ DECODING_PLUGINS: Final[dict[UID, tuple[str, ...]]] = {
 """Codecs in the order in which they are tried. GDCM is none of them: it ends the process on damaged streams that
 others refuse."""
 
-_JPEG: Final = frozenset((JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1))
+MAX_FRAME_PIXELS: Final = 1 << 27
+"""Frames with more pixels are not decoded: stitched radiographs and digitised films stay below 100 million, and 65535
+x 65535 would take the memory of the machine."""
+
 _LOSSY: Final = _LOSSY_WITH_SIGN | {JPEGBaseline8Bit, JPEGExtended12Bit}
 
 
@@ -378,31 +387,56 @@ def iter_decoded(
 
     Unused bits are left as the codec gives them: overlay planes may live there.
     """
-    options |= {"pixel_keyword": "PixelData", "correct_unused_bits": False, "allow_excess_frames": False}
-    for index in range(options["number_of_frames"]):
-        yield _decode_frame(element, syntax, index, options)
+    rows, columns, samples = options["rows"], options["columns"], options["samples_per_pixel"]
+    if rows * columns > MAX_FRAME_PIXELS:
+        raise ValueError(_too_many_pixels(rows, columns))
+    frames = options["number_of_frames"]
+    options |= {
+        "pixel_keyword": "PixelData",
+        "correct_unused_bits": False,
+        "allow_excess_frames": False,
+        "number_of_frames": 1,
+    }
+    for index in range(frames):
+        frame = _compressed_frame(element, index, frames, rows * columns * samples * options["bits_allocated"] // 8)
+        require_same_size(
+            frame,
+            syntax,
+            rows=rows,
+            columns=columns,
+            samples_per_pixel=samples,
+            bits_allocated=options["bits_allocated"],
+        )
+        yield _decode_frame(frame, syntax, options)
 
 
-def _decode_frame(
-    element: PixelDataElement, syntax: UID, index: int, options: dict[str, Any]
-) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Decode one frame with the first codec that can; by index, since in one go pydicom 3.0 fails to correct a sign."""
+def _compressed_frame(element: PixelDataElement, index: int, frames: int, frame_bytes: int) -> bytes:
+    """Read one frame's fragments; an offset table that lies must not lead to more than a frame can have."""
+    # Compression may fail and make a frame longer, but never this much; the table has 4 bytes for each frame.
+    most = 2 * frame_bytes + 16 * min(frames, 1 << 20) + (1 << 20)
+    element.stream.seek(element.offset)
+    return get_frame(MeteredStream(element.stream, max_bytes=most), index, number_of_frames=frames)
+
+
+def _decode_frame(frame: bytes, syntax: UID, options: dict[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Decode with the first codec that can; frame by frame, since in one go pydicom 3.0 fails to correct a sign."""
     decoder = _decoder(syntax)
-    failure: BaseException | None = None
+    padded = frame + b"\0" * (len(frame) % 2)
+    items = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(padded)) + padded
+    failure: Exception | None = None
     for plugin in DECODING_PLUGINS.get(syntax, ()):
         if plugin not in decoder.available_plugins:
             continue
-        element.stream.seek(element.offset)
-        if plugin == "gdcm" and syntax in _JPEG and options["bits_allocated"] == 8:
-            # Of fewer bits stored in 8 GDCM does not raise: it ends the process. The codestream holds all 8.
-            options = options | {"bits_stored": 8}
         try:
-            return decoder.as_array(element.stream, index=index, raw=True, decoding_plugin=plugin, **options)
-        except BaseException as error:
-            # A panic of a codec in Rust is no Exception, and means damage like all others.
-            if not isinstance(error, UNREADABLE) and type(error).__name__ != "PanicException":
-                raise
+            return decoder.as_array(items + _END_OF_ITEMS, index=0, raw=True, decoding_plugin=plugin, **options)
+        except UNREADABLE as error:
             failure = failure or error
+        except BaseException as error:
+            # A panic of a codec in Rust is no Exception to Python (PyO3), and would end the thread that works here. It
+            # comes of data that go on beyond the frame, for which the next codec would make room.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"the codec {plugin} panicked: {error}") from error
     if failure is None:
         raise NotImplementedError(f"no codec for {syntax.name} is installed")
     # pydicom's own message is a headline with the codec's below.
@@ -419,6 +453,10 @@ def _decoder(syntax: UID) -> Decoder:
     for name in ours:
         decoder.add_plugin(name, ("dicom_node.jpeg_codec", _OUR_PLUGINS[name]))
     return decoder
+
+
+def _too_many_pixels(rows: int, columns: int) -> str:
+    return f"frames of {rows} x {columns} pixels have more than the {MAX_FRAME_PIXELS} that are decoded"
 
 
 def _counts_down(spec: PixelSpec) -> bool:
@@ -459,6 +497,8 @@ def _native_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]
     needed = spec.frame_bytes * spec.frames
     if element.length < needed:
         raise UnsupportedPixels(f"Pixel Data holds {element.length} bytes, the attributes ask for {needed}")
+    if spec.rows * spec.columns > MAX_FRAME_PIXELS:
+        raise UnsupportedPixels(_too_many_pixels(spec.rows, spec.columns))
     big = spec.transfer_syntax_uid == ExplicitVRBigEndian
     dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
     swapped = big and spec.bits_allocated == 8 and element.vr == "OW"

@@ -114,7 +114,7 @@ class Reporter:
             now=datetime.fromtimestamp(max(outcome.decided_at for outcome in outcomes), UTC),
             series_time=datetime.fromtimestamp(series_at, UTC),
         )
-        with open_part10(self.store.path(first.key)) as part10:
+        with open_part10(self.store.path(first.key), folder=self.store.scratch) as part10:
             return build_report(part10.header, outcomes, context)
 
 

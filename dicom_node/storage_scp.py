@@ -20,7 +20,14 @@ from dicom_node.data_phase import (
     ProtocolViolation,
     ReleaseRequested,
 )
-from dicom_node.dataset_header import DatasetHeader, require_whole, scan_header
+from dicom_node.dataset_header import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DatasetHeader,
+    inflated_bytes,
+    is_identifier,
+    require_whole,
+    scan_header,
+)
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
@@ -166,6 +173,8 @@ class StorageScp:
     def _begin(self, context: AcceptedContext, command: CommandSet, reception: _Reception) -> None:
         if not command.sop_class_uid or not command.sop_instance_uid:
             raise DatasetMismatch("the command names no SOP class or no SOP instance")
+        if not is_identifier(command.sop_class_uid) or not is_identifier(command.sop_instance_uid):
+            raise DatasetMismatch("what the command names as SOP class or instance is no UID")
         if command.sop_class_uid != context.abstract_syntax:
             raise DatasetMismatch("the command's SOP class is not that of the presentation context")
         if not command.has_data_set:
@@ -183,6 +192,8 @@ class StorageScp:
         incoming = reception.incoming
         assert incoming is not None
         try:
+            if context.transfer_syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN and incoming.dataset_bytes:
+                _require_inflatable(incoming, self._max_object_bytes)
             header = _read_header(incoming, context.transfer_syntax)
         except UnparsableDataset as error:
             self._quarantine(context, command, incoming, str(error))
@@ -255,7 +266,7 @@ class _Reception:
         self.bytes += len(piece)
         try:
             if self.bytes > self._max_bytes:
-                raise OutOfResources(f"data set longer than {self._max_bytes >> 20} MB")
+                raise OutOfResources(f"data set longer than {self._max_bytes // 1_000_000} MB")
             self.incoming.write(piece)
         except Exception as error:  # noqa: BLE001 - as in `attempt`
             self.error = error
@@ -280,6 +291,16 @@ def _read_header(incoming: IncomingObject, transfer_syntax_uid: str) -> DatasetH
         require_whole(data_set, transfer_syntax_uid)
     assert header is not None
     return header
+
+
+def _require_inflatable(incoming: IncomingObject, max_bytes: int) -> None:
+    """Raise unless a deflated data set inflates to its end, and to no more than an object may have.
+
+    Some kilobytes can stand for gigabytes, for us and for every system after us.
+    """
+    with incoming.mapped() as data_set:
+        if inflated_bytes(data_set, most=max_bytes) > max_bytes:
+            raise OutOfResources(f"data set inflates beyond {max_bytes // 1_000_000} MB")
 
 
 def _compare(header: DatasetHeader, command: CommandSet) -> None:

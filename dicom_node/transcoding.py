@@ -38,6 +38,9 @@ SIGNED_BY: Final = (Tag(0x4FFE, 0x0001), Tag(0xFFFA, 0xFFFA))
 """MAC Parameters Sequence and Digital Signatures Sequence (PS3.3 C.12.1.1.3)."""
 SEQUENCE_DELIMITER: Final = Tag(0xFFFE, 0xE0DD)
 _UNDEFINED: Final = 0xFFFFFFFF
+MAX_READS: Final = 1_000_000
+"""More than for denoising: an enhanced multi-frame object has hundreds of thousands of elements."""
+
 _CHUNK: Final = 1 << 20
 _DECODED_COLOURS: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_FULL", "YBR_PARTIAL_420": "YBR_FULL"}
 """Decoders give every pixel its own colour difference samples."""
@@ -78,7 +81,7 @@ def to_uncompressed(path: Path, transfer_syntax_uid: str, *, folder: Path | None
     attributes that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
     with _scratch_file(folder) as (file, name):
-        write_uncompressed(path, transfer_syntax_uid, file)
+        write_uncompressed(path, transfer_syntax_uid, file, folder=folder)
         file.flush()
         yield name
 
@@ -114,7 +117,7 @@ def to_compressed(
     their bytes, and those that tell of lossy compression stay. Memory is bounded by one frame and the attributes.
     """
     with _scratch_file(folder) as (file, name):
-        write_compressed(path, transfer_syntax_uid, file, limit_s=limit_s)
+        write_compressed(path, transfer_syntax_uid, file, folder=folder, limit_s=limit_s)
         file.flush()
         yield name
 
@@ -125,12 +128,12 @@ def _scratch_file(folder: Path | None) -> Iterator[tuple[BinaryIO, Path]]:
         yield cast(BinaryIO, file.file), Path(file.name)
 
 
-def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -> None:
+def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO, *, folder: Path | None = None) -> None:
     """Write the data set of `path` to `target` in Explicit or Implicit VR Little Endian; see `to_uncompressed`."""
     if transfer_syntax_uid not in TARGETS:
         raise DerivationError(f"{transfer_syntax_uid} is not an uncompressed little endian transfer syntax")
     implicit = transfer_syntax_uid == ImplicitVRLittleEndian
-    with open_part10(path) as part10:
+    with open_part10(path, folder=folder, max_reads=MAX_READS) as part10:
         header = detached_view(part10.header)
         decoded = None
         if part10.pixel_data is not None and part10.pixel_data.encapsulated:
@@ -143,12 +146,19 @@ def write_uncompressed(path: Path, transfer_syntax_uid: str, target: BinaryIO) -
                 _write_decoded(decoded, part10, target, implicit=implicit)
 
 
-def write_compressed(path: Path, transfer_syntax_uid: str, target: BinaryIO, *, limit_s: float = math.inf) -> None:
+def write_compressed(
+    path: Path,
+    transfer_syntax_uid: str,
+    target: BinaryIO,
+    *,
+    folder: Path | None = None,
+    limit_s: float = math.inf,
+) -> None:
     """Write the data set of `path` to `target`, which is seekable, compressed; see `to_compressed`."""
     syntax = UID(transfer_syntax_uid)
     if syntax not in ENCODABLE:
         raise DerivationError(f"{syntax.name} is not a lossless transfer syntax that is written here")
-    with open_part10(path) as part10:
+    with open_part10(path, folder=folder) as part10:
         spec = check_compressible(part10, syntax)
         with _around_pixels(detached_view(part10.header), target, implicit=False):
             target.write(element_header(PIXEL_DATA, "OB", _UNDEFINED, implicit=False))

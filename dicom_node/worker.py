@@ -27,7 +27,7 @@ from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
-from dicom_node.part10 import open_part10
+from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
 from dicom_node.series_watch import SeriesWatch
@@ -116,13 +116,18 @@ def _readable_header(state: State, stored: StoredInstance) -> Dataset | None:
         header = _read_header(state.store, other)
         if header is not None:
             return header
-    # Only a route that asks nothing of the object can take it; that is the one that passes it through.
-    return None
+    # It is passed through, but to the destinations that its Modality and the like are meant for, as far as they are
+    # there; a route that asks for something behind them can't take it.
+    try:
+        return read_beginning(state.store.path(stored.key))
+    except OSError:
+        # Only a route that asks nothing of the object can take it.
+        return None
 
 
 def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:
     try:
-        with open_part10(store.path(stored.key)) as part10:
+        with open_part10(store.path(stored.key), folder=store.scratch) as part10:
             return part10.header
     except (UnsupportedPixels, OSError) as error:
         log.warning(

@@ -6,13 +6,16 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.ledger.database import Database, cut, record_event
 from dicom_node.ledger.schema import arrival, association, instance, rejection
 from dicom_node.states import ArrivalState, InstanceState
+
+MAX_REJECTIONS = 1000
+"""Rejected senders that are remembered: the latest."""
 
 
 class RecordOutcome(enum.Enum):
@@ -124,7 +127,7 @@ class ReceptionLedger:
             ).rowcount
 
     def record_rejection(self, *, calling_ae_title: str, called_ae_title: str, host: str, reason: str) -> None:
-        """Count a rejected association request; repetitions share a row."""
+        """Count a rejected association request; repetitions share a row, and the latest `MAX_REJECTIONS` are kept."""
         now = self._database.now()
         key = {
             "calling_ae_title": calling_ae_title[:16],
@@ -139,6 +142,9 @@ class ReceptionLedger:
             ).rowcount
             if not known:
                 connection.execute(insert(rejection), {**key, "first_at": now, "last_at": now, "count": 1})
+                # A stranger that calls under a new name each time must not fill the disk.
+                latest = select(rejection.c.id).order_by(rejection.c.last_at.desc(), rejection.c.id.desc())
+                connection.execute(delete(rejection).where(rejection.c.id.not_in(latest.limit(MAX_REJECTIONS))))
 
     def record_received(self, received: ReceivedInstance) -> Recorded:
         """Take an object into the ledger; durable when it returns.

@@ -194,3 +194,15 @@ def test_a_commit_on_sqlite_waits_for_the_disk(ledger: Ledger) -> None:
         }
     # 2 is FULL (sqlite.org/pragma.html#pragma_synchronous).
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_of_many_rejections_the_latest_are_kept(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.ledger.reception.MAX_REJECTIONS", 3)
+    for title in ("A", "B", "C", "D", "C", "E"):
+        ledger.clock.advance(1)
+        ledger.reception.record_rejection(calling_ae_title=title, called_ae_title="X", host="h", reason="r")
+    assert ledger.rows("SELECT calling_ae_title, count FROM rejection ORDER BY calling_ae_title") == [
+        ("C", 2),
+        ("D", 1),
+        ("E", 1),
+    ]

@@ -18,6 +18,18 @@ from model.denoiser import Denoiser, DenoiseResult
 from model.domain import Domain
 from tests.support.derived import MODEL_DIGEST
 
+ROUTES = tuple(
+    RouteSettings.model_validate({"name": name, "match": match, "destinations": ["pacs"]})
+    for name, match in (
+        ("frames", {"NumberOfFrames": {"min": 2}, "SeriesDescription": "x+y"}),
+        ("sequence", {"DerivationCodeSequence": "x", "Rows": {"max": 1}}),
+        ("rows", {"Rows": {"max": 1}}),
+        ("modality", {"Modality": "NONE|OTHER"}),
+        ("rest", {}),
+    )
+)
+"""Routes that ask for all kinds of values."""
+
 
 @dataclass(kw_only=True)
 class StandInDenoiser:

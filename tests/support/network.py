@@ -199,9 +199,12 @@ class RawPeer:
 
     def response(self) -> Response:
         """Return the next response; AssertionError if another PDU comes."""
-        kind, body = self.receive()
-        assert kind == 4, (kind, body)
-        found = decode_command(body[6:])
+        encoded, control = b"", 0
+        while not control & 2:
+            kind, body = self.receive()
+            assert kind == 4, (kind, body)
+            control, encoded = body[5], encoded + body[6:]
+        found = decode_command(encoded)
         return Response(
             int.from_bytes(found[0x0100], "little"),
             int.from_bytes(found[0x0120], "little"),

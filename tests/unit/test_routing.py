@@ -257,3 +257,16 @@ def test_no_pattern_hangs_over_a_long_text(pattern: str) -> None:
     begin = time.perf_counter()
     assert not holds(header(StudyDescription="a" * MAX_TEXT), "StudyDescription", pattern)
     assert time.perf_counter() - begin < 2
+
+
+def test_a_value_that_cannot_be_read_matches_nothing_and_holds_up_nobody() -> None:
+    broken = {
+        0x00280008: RawDataElement(Tag(0x00280008), "IS", 6, b"1e400 ", 0, False, True),
+        0x00280010: RawDataElement(Tag(0x00280010), "US", 1, b"\1", 0, False, True),
+        0x00080060: RawDataElement(Tag(0x00080060), "CS", 2, b"DX", 0, False, True),
+    }
+    ds = Dataset(broken)  # type: ignore[arg-type]
+    routes = [route("frames", NumberOfFrames={"min": 0}), route("rows", Rows={"min": 0}), route("dx", Modality="DX")]
+    chosen, trials = match_route(routes, ds, SenderFacts())
+    assert chosen is routes[2]
+    assert [trial.conditions[0].value for trial in trials] == ["(unreadable)", "(unreadable)", "DX"]

@@ -23,7 +23,7 @@ from pydicom.uid import (
 from dicom_node.derivation import is_enhanceable
 from dicom_node.errors import UnsupportedPixels
 from dicom_node.header_encoding import encode_elements
-from dicom_node.part10 import PIXEL_DATA, detached_view, open_part10, readable
+from dicom_node.part10 import PIXEL_DATA, detached_view, open_part10, read_beginning, readable
 from dicom_node.pixels import iter_frames, read_spec
 from tests.support.objects import dx_dataset, save, set_transfer_syntax, xa_dataset
 
@@ -160,3 +160,118 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(
     # Nothing but this one error may come out, whatever is in the file.
     with contextlib.suppress(UnsupportedPixels):
         read_everything(path)
+
+
+def rewritten(tmp_path: Path, *elements: bytes) -> Path:
+    """Return a file whose data set is these encoded elements, explicit VR."""
+    path = written(tmp_path, UID(ExplicitVRLittleEndian))
+    content = path.read_bytes()
+    (group_length,) = struct.unpack("<L", content[140:144])
+    path.write_bytes(content[: 144 + group_length] + b"".join(elements))
+    return path
+
+
+def element(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    head = struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, vr, 0, len(value) if length is None else length)
+    return head + value
+
+
+OPEN_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+ITEM, END_OF_SEQUENCE = struct.pack("<HHL", 0xFFFE, 0xE000, 0), struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+UID_ELEMENT = struct.pack("<HH2sH", 8, 0x18, b"UI", 4) + b"1.2\0"
+
+
+@pytest.mark.parametrize(
+    ("hostile", "reason"),
+    [
+        (element(0x00291001, b"OB", b"ab", 2**27 + 1), "take more than 128 MB"),
+        (element(0x00291001, b"OB", bytes(2**27 + 1), 0xFFFFFFFF), "take more than 128 MB"),
+        (element(0x00400555, b"SQ", ITEM * 100_000 + END_OF_SEQUENCE, 0xFFFFFFFF), "more than 200000 reads"),
+        (element(0x00400555, b"SQ", ITEM * 100_001), "more than 100000 elements"),
+        (element(0x00400555, b"UN", ITEM * 100_001), "more than 100000 elements"),
+        (
+            element(0x00400555, b"SQ", ITEM[:4] + b"\xff" * 4 + element(0x00080104, b"UT", b"") * 100_001),
+            "more than 10",
+        ),
+    ],
+    ids=["announced", "endless", "items", "items unparsed", "items of unknown VR", "elements of an item"],
+)
+def test_what_would_take_too_much_memory_is_refused(tmp_path: Path, hostile: bytes, reason: str) -> None:
+    with pytest.raises(UnsupportedPixels, match=reason), open_part10(rewritten(tmp_path, UID_ELEMENT, hostile)):
+        pass
+
+
+def test_what_is_just_within_the_bounds_is_read(tmp_path: Path) -> None:
+    items = element(0x00400555, b"SQ", ITEM * 100_000)
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, items)) as part10:
+        assert len(part10.header[0x00400555].value) == 100_000
+    bulk = element(0x00291001, b"OB", bytes(2**26))
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, bulk)) as part10:
+        assert len(part10.header[0x00291001].value) == 2**26
+
+
+def test_elements_within_other_elements_are_counted_as_they_stand(tmp_path: Path) -> None:
+    # 1 sequence with 40 000 items, each with an element and a sequence of one item: 160 000 headers.
+    inner = element(0x00081140, b"SQ", ITEM)
+    item = element(0x00080104, b"UT", b"xx") + inner
+    items = (ITEM[:4] + struct.pack("<L", len(item)) + item) * 40_000
+    path = rewritten(tmp_path, UID_ELEMENT, element(0x00400555, b"SQ", items))
+    with pytest.raises(UnsupportedPixels, match="more than 100000 elements"), open_part10(path):
+        pass
+    with open_part10(rewritten(tmp_path, UID_ELEMENT, element(0x00400555, b"SQ", items[: len(items) // 2]))) as part10:
+        assert part10.header[0x00400555].value[19_999].CodeMeaning == "xx"
+
+
+def test_a_deflated_data_set_is_inflated_in_the_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    asked: list[object] = []
+    original = tempfile.TemporaryFile
+
+    def watched(*arguments: object, **options: object) -> object:
+        asked.append(options.get("dir"))
+        return original(*arguments, **options)  # type: ignore[call-overload]
+
+    path = written(tmp_path, UID(DeflatedExplicitVRLittleEndian))
+    monkeypatch.setattr("dicom_node.part10.tempfile.TemporaryFile", watched)
+    with open_part10(path, folder=tmp_path):
+        assert asked == [tmp_path]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_the_beginning_is_what_stands_before_pixel_data(tmp_path: Path, syntax: UID) -> None:
+    path = written(tmp_path, syntax)
+    beginning = read_beginning(path)
+    assert (beginning.Modality, beginning.PatientID, beginning.Rows) == ("DX", "PHANTOM-1", 3)
+    with open_part10(path) as part10:
+        assert set(beginning.keys()) == {tag for tag in part10.header.keys() if tag < PIXEL_DATA}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        element(0x00291001, b"OB", b"ab", 2**27 + 1),
+        element(0x00291001, b"OB", b"ab", 500),
+        element(0x00291001, b"OB", b"ab", 0xFFFFFFFF),
+        element(0x00400555, b"SQ", ITEM * 100_000 + END_OF_SEQUENCE, 0xFFFFFFFF),
+        element(0x00400555, b"SQ", ITEM * 100_001),
+        element(0x00400555, b"SQ", OPEN_ITEM, 0xFFFFFFFF) * 3000,
+    ],
+    ids=["too long", "cut off", "endless", "too many", "too many unparsed", "too deep"],
+)
+def test_the_beginning_ends_where_something_cannot_be_read(tmp_path: Path, hostile: bytes) -> None:
+    rows = struct.pack("<HH2sHH", 0x0028, 0x0010, b"US", 2, 7)
+    path = rewritten(tmp_path, UID_ELEMENT, rows, hostile, element(0x00420010, b"UT", b"behind"))
+    with pytest.raises(UnsupportedPixels), open_part10(path):
+        pass
+    beginning = read_beginning(path)
+    assert (beginning.SOPInstanceUID, beginning.Rows, len(beginning)) == ("1.2", 7, 2)
+
+
+def test_the_beginning_of_what_is_no_data_set_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "object.dcm"
+    for content in (b"", b"abc", bytes(128) + b"DICM", b"\xff" * 500):
+        path.write_bytes(content)
+        assert len(read_beginning(path)) == 0

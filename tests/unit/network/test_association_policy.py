@@ -183,3 +183,8 @@ def test_transfer_syntaxes_are_those_that_the_node_declares() -> None:
     for uid, name in TRANSFER_SYNTAXES.items():
         assert UID(uid).is_transfer_syntax
         assert UID(uid).name.startswith(name.split(" (")[0].split(",")[0].split(" with")[0])
+
+
+@pytest.mark.parametrize("uid", ["", "1.2\x1b[2J", "1.2\x00.3", "1.2\\1.3", "1.é", "1." * 33], ids=repr)
+def test_what_is_no_uid_is_no_storage_class(uid: str) -> None:
+    assert not is_accepted_abstract_syntax(uid)

@@ -18,7 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
-from dicom_node.dataset_header import DatasetHeader, require_whole, scan_header
+from dicom_node.dataset_header import DatasetHeader, inflated_bytes, is_identifier, require_whole, scan_header
 from dicom_node.errors import UnparsableDataset
 from tests.support.network import BIG_ENDIAN, CT, DEFLATED, EXPLICIT, IMPLICIT, data_set, element
 
@@ -213,3 +213,48 @@ def test_what_lies_behind_the_last_element_proves_nothing(tail: bytes) -> None:
 def test_any_bytes_are_whole_or_unparsable(encoded: bytes, syntax: str) -> None:
     with contextlib.suppress(UnparsableDataset):
         require_whole(encoded, syntax)
+
+
+@pytest.mark.parametrize("megabytes", [0, 1, 9])
+def test_a_deflated_data_set_is_measured_to_its_end(megabytes: int) -> None:
+    size = megabytes << 20
+    packed = deflate(bytes(size) + b"end")
+    assert inflated_bytes(packed, most=1 << 30) == size + 3
+    assert inflated_bytes(packed + b"\0", most=1 << 30) == size + 3
+    with pytest.raises(UnparsableDataset, match="cut off"):
+        inflated_bytes(packed[:-1], most=1 << 30)
+
+
+def test_a_deflated_bomb_is_not_followed_to_its_end() -> None:
+    packed = deflate(bytes(64 << 20))
+    assert 1 << 20 < inflated_bytes(packed, most=1 << 20) < 8 << 20
+
+
+def test_a_deflated_stream_that_breaks_is_no_data_set() -> None:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    begin = compressor.compress(bytes(9 << 20)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    # The last block is of the third type, which there is none of (RFC 1951 3.2.3).
+    broken = begin + b"\x07" + bytes(100)
+    with pytest.raises(UnparsableDataset, match="broken"):
+        inflated_bytes(broken, most=1 << 30)
+
+
+@pytest.mark.parametrize("uid", ["1.2.3", "1.002", "../../etc", "1." * 32, "a b"])
+def test_what_every_system_can_carry_is_an_identifier(uid: str) -> None:
+    assert is_identifier(uid)
+
+
+@pytest.mark.parametrize("tag", [0x0000_0100, 0x0002_0010, 0x0004_1200, 0x0007_0001])
+def test_elements_of_other_places_are_none_of_a_data_set(tag: int) -> None:
+    encoded = element(tag >> 16, tag & 0xFFFF, b"UI", b"1.2\0") + data_set()
+    with pytest.raises(UnparsableDataset, match="has no place in a data set"):
+        scan_header(encoded, EXPLICIT, is_whole=True)
+
+
+def test_an_identifier_that_is_there_twice_must_be_the_same() -> None:
+    encoded = data_set()
+    cut = encoded.index(struct.pack("<HH", 0x0008, 0x0060))
+    same, other = (element(0x0008, 0x0018, b"UI", uid) for uid in (b"1.2.3.4", b"1.2.3.5"))
+    assert scan_header(encoded[:cut] + same + encoded[cut:], EXPLICIT, is_whole=True) == HEADER
+    with pytest.raises(UnparsableDataset, match="twice"):
+        scan_header(encoded[:cut] + other + encoded[cut:], EXPLICIT, is_whole=True)
