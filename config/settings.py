@@ -161,7 +161,8 @@ class DestinationSettings(_Table):
         "no",
         description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000, "
         "jpeg-lossless (process 14 SV1) or rle. Every frame is decoded again and compared. What the destination "
-        "refuses in this form, or takes more than 20 seconds, goes as it is.",
+        "refuses in this form, takes more than 20 seconds, or was on its way when an association was lost, goes as it "
+        "is.",
     )
     compress_originals: bool = Field(
         False,

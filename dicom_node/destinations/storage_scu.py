@@ -37,8 +37,8 @@ from dicom_node.upper_layer import (
 log = logging.getLogger(__name__)
 
 MAX_COMPRESSION_S = 20.0
-"""Longest time that one image is compressed, in seconds. The association is silent meanwhile, and a peer that hangs up
-over it (Orthanc after 30 s) would never get the image however often it is tried again."""
+"""Time after which no further frame of an image is compressed, in seconds. The association is silent meanwhile, and a
+peer that hangs up over it (Orthanc after 30 s) would never get the image however often it is tried again."""
 
 LOSSES_IN_VAIN = 2
 """Associations lost one after the other, with nothing answered, after which the peer is left alone for now."""
@@ -270,9 +270,11 @@ class StorageScu:
         with ExitStack() as stack:
             path = None
             try:
-                path = stack.enter_context(
-                    to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
-                )
+                # A frame is not interrupted: the peer may have hung up over the silence while this one was compressed.
+                if not item.in_doubt:
+                    path = stack.enter_context(
+                        to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
+                    )
             except FileNotFoundError:
                 raise
             except (NodeError, OSError) as error:
