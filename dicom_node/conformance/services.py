@@ -57,8 +57,8 @@ def _as_scu() -> Section:
                     "earlier lossy compression stays too.",
                     "Where `compress` of a destination says so, an uncompressed derived object is offered in "
                     f"{compressed} first, with `compress_originals` an original too: each frame is decoded again and "
-                    "compared before it goes. Where the destination refuses that, or a codec can't hold the pixels "
-                    "exactly, the object goes as above.",
+                    "compared before it goes. Where the destination refuses that, a codec can't hold the pixels "
+                    "exactly, it takes too long, or an association was lost over the object, it goes as above.",
                     "Nothing is sent with loss that came without.",
                 )
             ),
@@ -103,7 +103,8 @@ def _as_scp(settings: Settings) -> Section:
                     "Level of digital signature support": "3 (bit-preserving, signatures are not verified), as long as "
                     "an object goes on in the transfer syntax that it came in",
                     "Coercion of attributes": "none",
-                    "Limits of what an object may hold": f"its data set has at most {receiver.max_object_mb} MB",
+                    "Limits of what an object may hold": f"its data set has at most {receiver.max_object_mb} MB, "
+                    "inflated where it is deflated",
                     "Duration of storage": f"until every destination of the route has the object, then {keep_h:g} "
                     "hours",
                     "Access to what is stored": "none: there is no query and no retrieval",
