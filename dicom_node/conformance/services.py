@@ -103,8 +103,7 @@ def _as_scp(settings: Settings) -> Section:
                     "Level of digital signature support": "3 (bit-preserving, signatures are not verified), as long as "
                     "an object goes on in the transfer syntax that it came in",
                     "Coercion of attributes": "none",
-                    "Limits of what an object may hold": f"its data set has at most {receiver.max_object_mb} MB, "
-                    "inflated where it is deflated",
+                    "Limits of what an object may hold": f"its data set has at most {receiver.max_object_mb} MB",
                     "Duration of storage": f"until every destination of the route has the object, then {keep_h:g} "
                     "hours",
                     "Access to what is stored": "none: there is no query and no retrieval",
