@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
@@ -238,6 +239,23 @@ def test_route_test_plays_an_ae_title_and_ends_with_1_where_no_route_takes_one(s
         assert found["reason"] == "no route takes it: it would be kept until one does"
     assert "FAILS  source = ''" in run("route", "test", image, "-c", settings).stdout
     assert "there is no [fallback]" in run("check", "-c", settings).stdout
+
+
+def test_route_test_plays_an_address_where_sources_share_an_ae_title(settings: Path, image: Path) -> None:
+    text = settings.read_text().replace('match = { Modality = "CR|DX|IO|XA|RF" }', 'match = { source = "second" }')
+    for name, host in (("first", "192.0.2.1"), ("second", "192.0.2.2")):
+        text += f'\n[[sources]]\nname = "{name}"\nae_titles = ["TWIN"]\nhosts = ["{host}"]\n'
+    settings.write_text(text)
+
+    def tried(*options: str) -> dict[str, Any]:
+        said = json.loads(run("route", "test", image, "-c", settings, "--calling", "TWIN", *options, "--json").stdout)
+        trial: dict[str, Any] = said["trials"][0]
+        return trial
+
+    assert tried("--host", "192.0.2.2")["matches"]
+    assert tried()["conditions"][0]["value"] == "first"
+    wrong = run("route", "test", image, "-c", settings, "--host", "pacs.local")
+    assert (wrong.returncode, "'pacs.local' is no IP address" in wrong.stderr) == (state.EXIT_USAGE, True)
 
 
 def test_check_tells_of_routes_that_nothing_reaches(settings: Path) -> None:
