@@ -172,7 +172,7 @@ def with_lines(settings: Path, **lines: str) -> Path:
 
 
 def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_gets(settings: Path, image: Path) -> None:
-    with_lines(settings, send='["original", "enhanced"]', compress='"jpeg-ls"', strength='"mild"')
+    with_lines(settings, send='["original", "enhanced"]', compress='"jpeg-ls"', strength='"mild"', report="true")
     ended = run("route", "test", image, "-c", settings, "--json")
     assert ended.returncode == state.EXIT_OK
     (found,) = json.loads(ended.stdout)["objects"]
@@ -183,6 +183,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
         "enhanced": True,
         "reason": "Computed Radiography Image Storage, 12 bits, 1 frame(s)",
         "strength": 0.4,
+        "report": True,
         "sends": [
             {
                 "destination": "pacs",
@@ -200,6 +201,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
     assert "holds  Modality = 'CR', wanted CR|DX|IO|XA|RF" in text
     assert "enhanced with strength 0.40 (Computed Radiography" in text
     assert "pacs gets the enhanced image in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
+    assert "each destination gets the quality report on the series, in Explicit VR Little Endian" in text
 
 
 def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
