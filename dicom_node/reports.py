@@ -152,9 +152,9 @@ def forecasts_as_json(forecasts: Sequence[tuple[Path, Forecast]], skipped: Seque
     """Return the object that `dicom-node route test --json` prints.
 
     ``objects`` has for each file ``file``, ``route`` (null where none takes it), ``trials``, ``enhanced``, ``reason``,
-    ``strength`` (null where it is not enhanced), ``report`` (whether a quality report goes along) and ``sends``: for each
-    destination and content (``original`` or ``enhanced``) the UIDs of the transfer syntaxes in the order in which they
-    are offered. ``skipped`` names files that hold no object, with the reason. Where there is a single object, its
+    ``strength`` (null where it is not enhanced), ``report`` (whether a quality report goes along) and ``sends``: for
+    each destination and content (``original`` or ``enhanced``) the UIDs of the transfer syntaxes in the order in which
+    they are offered. ``skipped`` names files that hold no object, with the reason. Where there is a single object, its
     ``route`` and ``trials`` stand at the top too.
     """
     objects = [_forecast_as_json(path, forecast) for path, forecast in forecasts]

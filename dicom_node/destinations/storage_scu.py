@@ -212,12 +212,13 @@ class StorageScu:
         """Send one object; `TransientFailure` if the association is lost before the answer."""
         try:
             response = self._store_as_accepted(association, item)
-        except FileNotFoundError:
-            return _outcome(item, Outcome.REFUSED, f"stored object {item.path} is missing on this node")
         except (UnsupportedPixels, DerivationError) as error:
             own = explain_context(self.peer, item.sop_class_uid, item.transfer_syntax_uid, class_accepted=True)
             return _outcome(item, Outcome.REFUSED, f"{own}; it can't be transcoded here: {error}")
         except OSError as error:
+            # The folder for temporary files may be missing instead.
+            if isinstance(error, FileNotFoundError) and not item.path.exists():
+                return _outcome(item, Outcome.REFUSED, f"stored object {item.path} is missing on this node")
             return _outcome(
                 item, Outcome.RETRY, f"stored object {item.path} can't be read or transcoded: {error.strerror or error}"
             )
@@ -275,8 +276,6 @@ class StorageScu:
                     path = stack.enter_context(
                         to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
                     )
-            except FileNotFoundError:
-                raise
             except (NodeError, OSError) as error:
                 log.info("Sent as it is", extra={"instance": item.instance_id, "syntax": syntax, "reason": str(error)})
             except Exception:

@@ -239,6 +239,24 @@ def test_a_stored_object_that_is_gone_is_refused_and_the_others_are_sent(tmp_pat
     assert "is missing on this node" in outcomes.reason(1)
 
 
+def test_a_folder_for_temporary_files_that_is_gone_refuses_no_object(tmp_path: Path) -> None:
+    [item] = items_of(write_series(tmp_path, 1, syntax=ExplicitVRLittleEndian))
+    transcoded, compressed = Outcomes(), Outcomes()
+
+    def deliver(port: int, outcomes: Outcomes, **changes: object) -> None:
+        settings = destination(port, **changes)
+        there = StorageScu(settings, node_ae_title="LOWDOSE", scratch_folder=tmp_path / "gone")
+        there.deliver([replace(item, is_derived=True)], on_outcome=outcomes.append)
+
+    with MockScp(contexts={item.sop_class_uid: [ImplicitVRLittleEndian]}) as peer:
+        deliver(peer.port, transcoded)
+    with MockScp() as peer:
+        deliver(peer.port, compressed, compress="rle")
+    assert transcoded.states() == {0: RETRY}
+    assert "can't be read or transcoded: No such file or directory" in transcoded.reason(0)
+    assert compressed.states() == {0: SENT}
+
+
 def test_nobody_listening_means_trying_again(tmp_path: Path) -> None:
     outcomes = Outcomes()
     with closed_port() as port:
