@@ -280,6 +280,11 @@ class Workflows(DBOSConfiguredInstance):
                     self.conclude(arrival, late=LATE)
                 except IllegalTransition as error:
                     log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+                except LedgerUnavailable:
+                    raise
+                except Exception:
+                    # The top of this series: its fault must not keep the originals of others.
+                    log.exception("Deadline passed, and nothing went on", extra={"arrival": arrival.arrival_id})
 
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.
