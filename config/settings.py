@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -50,11 +51,19 @@ def _host_rule(value: str) -> str:
     return text
 
 
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"each destination once; {name!r} is there {count} times")
+    return names
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostRule = Annotated[str, AfterValidator(_host_rule)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+DestinationNames = Annotated[tuple[Name, ...], AfterValidator(_each_once)]
 
 
 class _Table(BaseModel):
@@ -161,7 +170,8 @@ class DestinationSettings(_Table):
         "no",
         description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000, "
         "jpeg-lossless (process 14 SV1) or rle. Every frame is decoded again and compared. What the destination "
-        "refuses in this form, or takes more than 20 seconds, goes as it is.",
+        "refuses in this form, takes more than 20 seconds, or was on its way when an association was lost, goes as it "
+        "is.",
     )
     compress_originals: bool = Field(
         False,
@@ -228,7 +238,7 @@ class RouteSettings(_Table):
         description="Also deliver a DICOM SR with the noise before and after, the strength and the guards' findings of "
         "each image, where at least one was enhanced.",
     )
-    destinations: tuple[Name, ...] = Field(..., min_length=1, description="Destinations by name.")
+    destinations: DestinationNames = Field(..., min_length=1, description="Destinations by name.")
 
     @field_validator("match", mode="before")
     @classmethod
@@ -281,7 +291,7 @@ def _dotted(match: dict[str, object], before: str = "") -> Iterator[tuple[str, o
 class FallbackSettings(_Table):
     """What happens to a series that no route takes: it is forwarded untouched, or kept."""
 
-    destinations: tuple[Name, ...] = Field(
+    destinations: DestinationNames = Field(
         (),
         description="Destinations by name that get, untouched, what no route takes. Empty: such a series is kept, "
         "`dicom-node status` names it, and it goes on when a route or a destination here takes it after a restart.",

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,9 +133,14 @@ class Admission:
         """Resolve the host names of the sources, anew after `HOST_NAMES_FOR_S`: addresses of modalities change."""
         now = time.monotonic()
         if now >= self._addresses_until:
-            self._addresses = {name: _addresses_of(name) for name in self._names}
+            self._addresses = resolve_hosts(self._names)
             self._addresses_until = now + HOST_NAMES_FOR_S
         return self._addresses
+
+
+def resolve_hosts(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the addresses of each host name as of now; none where it can't be resolved."""
+    return {name: _addresses_of(name) for name in names}
 
 
 def _addresses_of(name: str) -> frozenset[str]:

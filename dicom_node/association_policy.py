@@ -95,7 +95,7 @@ def judge_association(
         return CALLED_AE_TITLE.reject(
             f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
-    if find_source(request, sources, addresses) is None:
+    if find_source(request.calling_ae_title, request.host, sources, addresses) is None:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
     if load.is_stopping:
         return SHUTTING_DOWN.reject("the receiver is shutting down")
@@ -109,13 +109,11 @@ def judge_association(
 
 
 def find_source(
-    request: AssociationRequest, sources: Sequence[SourceSettings], addresses: Mapping[str, frozenset[str]]
+    calling_ae_title: str, host: str, sources: Sequence[SourceSettings], addresses: Mapping[str, frozenset[str]]
 ) -> SourceSettings | None:
     """Return the first source whose AE titles and hosts both match."""
     for source in sources:
-        if request.calling_ae_title in source.ae_titles and any(
-            _is_host(request.host, rule, addresses) for rule in source.hosts
-        ):
+        if calling_ae_title in source.ae_titles and any(_is_host(host, rule, addresses) for rule in source.hosts):
             return source
     return None
 

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 done, and something was found wrong (doctor, verify, send)
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 import time
@@ -23,6 +24,8 @@ from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
 from dicom_node import __version__, diagnosis, reports, sending
 from dicom_node import app as application
+from dicom_node.admission import resolve_hosts
+from dicom_node.association_policy import host_names
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
@@ -281,6 +284,14 @@ def queue_retry(
     return EXIT_OK
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 @route.command("test")
 def route_test(
     files: Annotated[list[Path], typer.Argument(help="DICOM objects, and folders of them.", metavar="FILE...")],
@@ -289,6 +300,9 @@ def route_test(
     called: Annotated[
         str | None, typer.Option(help="Called AE title to assume; the node's own unless given.", metavar="AET")
     ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to assume, where sources share an AE title.", metavar="ADDRESS")
+    ] = "",
     as_json: AsJson = False,
 ) -> int:
     """Tell which route would take objects and why, what becomes of them, and what each destination gets.
@@ -296,10 +310,14 @@ def route_test(
     Each object is judged as if it opened its series; nothing is sent. Exit code 1 if no route takes one.
     """
     settings = load_settings(config)
+    if host and not _is_address(host):
+        raise OperationRefused(f"{host!r} is no IP address")
     sender = SenderFacts(
         calling_ae_title=calling,
         called_ae_title=settings.node.ae_title if called is None else called,
-        source=source_name(settings.sources, calling),
+        source=source_name(
+            settings.sources, calling, host, resolve_hosts(host_names(settings.sources)) if host else {}
+        ),
     )
     forecasts: list[tuple[Path, Forecast]] = []
     skipped: list[sending.Trouble] = []

@@ -54,6 +54,8 @@ class Forecast:
         Share of the estimated noise to remove; None where it is not enhanced.
     shipments
         One for each destination and content.
+    report
+        Whether every destination would get a quality report on the series too, unless none can be made.
     """
 
     route: str | None
@@ -62,6 +64,7 @@ class Forecast:
     reason: str
     strength: float | None = None
     shipments: tuple[Shipment, ...] = ()
+    report: bool = False
 
 
 def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Forecast:
@@ -83,6 +86,7 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
             # The original stands in where there is no enhanced image.
             for content in contents or (Content.ORIGINAL,)
         ),
+        report=route.report and decision.enhance,
     )
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -112,6 +112,9 @@ def _show_forecast(console: Console, forecast: Forecast) -> None:
         names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
         what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
         console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
+    if forecast.report:
+        syntax = ExplicitVRLittleEndian.name
+        console.print(Text(f"  each destination gets the quality report on the series, in {syntax}"), soft_wrap=True)
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:
@@ -149,9 +152,10 @@ def forecasts_as_json(forecasts: Sequence[tuple[Path, Forecast]], skipped: Seque
     """Return the object that `dicom-node route test --json` prints.
 
     ``objects`` has for each file ``file``, ``route`` (null where none takes it), ``trials``, ``enhanced``, ``reason``,
-    ``strength`` (null where it is not enhanced) and ``sends``: for each destination and content (``original`` or
-    ``enhanced``) the UIDs of the transfer syntaxes in the order in which they are offered. ``skipped`` names files that
-    hold no object, with the reason. Where there is a single object, its ``route`` and ``trials`` stand at the top too.
+    ``strength`` (null where it is not enhanced), ``report`` (whether a quality report goes along) and ``sends``: for
+    each destination and content (``original`` or ``enhanced``) the UIDs of the transfer syntaxes in the order in which
+    they are offered. ``skipped`` names files that hold no object, with the reason. Where there is a single object, its
+    ``route`` and ``trials`` stand at the top too.
     """
     objects = [_forecast_as_json(path, forecast) for path, forecast in forecasts]
     single = {key: objects[0][key] for key in ("route", "trials")} if len(objects) == 1 else {}
@@ -167,6 +171,7 @@ def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
         "enhanced": forecast.enhanced,
         "reason": forecast.reason,
         "strength": forecast.strength,
+        "report": forecast.report,
         "sends": [
             {"destination": s.destination, "content": s.content.value, "transfer_syntaxes": list(s.transfer_syntaxes)}
             for s in forecast.shipments

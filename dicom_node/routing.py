@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -22,6 +23,7 @@ from config.conditions import (
     quantity_of_bound,
 )
 from config.settings import SENDER_FACTS, RouteSettings, SourceSettings
+from dicom_node.association_policy import find_source
 from dicom_node.part10 import UNREADABLE, detached_view
 
 PASSES_THROUGH: Final = "the route passes everything through"
@@ -92,9 +94,25 @@ def match_route(
     return None, tuple(trials)
 
 
-def source_name(sources: Sequence[SourceSettings], calling_ae_title: str) -> str:
-    """Return the name of the first source that has this AE title, or nothing."""
-    return next((source.name for source in sources if calling_ae_title in source.ae_titles), "")
+def source_name(
+    sources: Sequence[SourceSettings],
+    calling_ae_title: str,
+    host: str = "",
+    addresses: Mapping[str, frozenset[str]] = MappingProxyType({}),
+) -> str:
+    """Return the name of the source that called, or nothing if none has its AE title.
+
+    Parameters
+    ----------
+    host
+        Address that it called from. Of several sources with the AE title the first that has the host is meant; where
+        none has it, after a change of the settings, or it is not known, the first.
+    addresses
+        Of each host name in the sources, what it resolves to.
+    """
+    titled = [source for source in sources if calling_ae_title in source.ae_titles]
+    found = find_source(calling_ae_title, host, titled, addresses) if host else None
+    return next((source.name for source in (found, *titled) if source is not None), "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,20 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from dbos import DBOS
 from pydicom.dataset import Dataset
 
-from config.settings import RouteSettings, Settings
+from config.settings import RouteSettings, Settings, SourceSettings
+from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, only_one, stop_event
+from dicom_node.association_policy import host_names
 from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
-from dicom_node.errors import UnsupportedPixels
+from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
@@ -99,12 +101,30 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
         sender = SenderFacts(
             calling_ae_title=stored.calling_ae_title,
             called_ae_title=stored.called_ae_title,
-            source=source_name(state.settings.sources, stored.calling_ae_title),
+            source=_source_of(stored, state.settings.sources),
         )
-        route, _ = match_route(state.settings.routes_in_order, _readable_header(state, stored), sender)
+        route, _ = match_route(state.settings.routes_in_order, _header_to_route_by(state, stored), sender)
         return route
 
     return find
+
+
+def _source_of(stored: StoredInstance, sources: Sequence[SourceSettings]) -> str:
+    titled = [source for source in sources if stored.calling_ae_title in source.ae_titles]
+    # Names are looked up only where the AE title alone does not tell the sources apart.
+    addresses = resolve_hosts(host_names(titled)) if len(titled) > 1 else {}
+    return source_name(titled, stored.calling_ae_title, stored.host, addresses)
+
+
+def _header_to_route_by(state: State, stored: StoredInstance) -> Dataset | None:
+    try:
+        return _readable_header(state, stored)
+    except LedgerUnavailable:
+        raise
+    except Exception:
+        # The top of this series: an error that nobody foresaw must not keep all others from being completed.
+        log.exception("Header can't be read by an unforeseen error", extra={"instance": stored.instance_id})
+        return None
 
 
 def _readable_header(state: State, stored: StoredInstance) -> Dataset | None:

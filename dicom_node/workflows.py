@@ -77,6 +77,8 @@ class Workflows(DBOSConfiguredInstance):
         # What this process has counted an attempt for. A step that is retried in the same process counts once: the
         # number says how many processes began the image, and all of them but the last have ended over it.
         self._counted: set[int] = set()
+        # Likewise the attempts at the report of each arrival that this process is about to conclude.
+        self._begun_reports: dict[int, int] = {}
 
     def register_queues(self) -> None:
         """Create the queues; after DBOS is launched."""
@@ -153,7 +155,9 @@ class Workflows(DBOSConfiguredInstance):
         arrival = self._parts.arrivals.get(arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
-        return self._conclude_with(arrival, self._make_report(arrival))
+        state = self._conclude_with(arrival, self._make_report(arrival))
+        self._begun_reports.pop(arrival_id, None)
+        return state
 
     def _make_report(self, arrival: Arrival) -> DerivedInstance | str | None:
         """Return the report on `arrival`, or why there is none; None where none is wanted or nothing was enhanced."""
@@ -163,7 +167,9 @@ class Workflows(DBOSConfiguredInstance):
         outcomes = self._parts.outcomes.outcomes(arrival.arrival_id)
         if all(outcome.derived is None for outcome in outcomes):
             return None
-        begun = self._parts.outcomes.count_attempt(arrival.arrival_id)
+        if arrival.arrival_id not in self._begun_reports:
+            self._begun_reports[arrival.arrival_id] = self._parts.outcomes.count_attempt(arrival.arrival_id)
+        begun = self._begun_reports[arrival.arrival_id]
         if begun > MAX_REPORT_ATTEMPTS:
             return f"making it was begun {begun - 1} times and never ended"
         series_at = self._parts.arrivals.first_completed_at(arrival.series_instance_uid)
@@ -274,6 +280,11 @@ class Workflows(DBOSConfiguredInstance):
                     self.conclude(arrival, late=LATE)
                 except IllegalTransition as error:
                     log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+                except LedgerUnavailable:
+                    raise
+                except Exception:
+                    # The top of this series: its fault must not keep the originals of others.
+                    log.exception("Deadline passed, and nothing went on", extra={"arrival": arrival.arrival_id})
 
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.

@@ -14,6 +14,7 @@ from dicom_node.conformance.transfer_syntaxes import syntax_name, syntax_support
 from dicom_node.data_phase import CLOSE_WAIT_S, LARGEST_SENT_PDU, MIN_BYTES_PER_S
 from dicom_node.destinations.probing import PROBED_CLASSES, PROBED_SYNTAXES
 from dicom_node.destinations.storage_scu import LOSSES_IN_VAIN
+from dicom_node.destinations.syntaxes import COMPRESSIONS
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MAX_CONTEXTS, VERIFICATION
 from dicom_node.rejections import REJECTION_CAUSES
 from dicom_node.upper_layer import RESPONSE_PDU_BYTES
@@ -159,6 +160,16 @@ def _sender(settings: Settings) -> Section:
                         "Proposed presentation contexts, for each SOP class",
                         ("Objects are in", "First context", "Second context", "Role", "Extended negotiation"),
                         _proposed_contexts(),
+                    ),
+                    paragraph(
+                        "Where `compress` of the destination asks for it, a context with the compressed transfer "
+                        "syntax alone is proposed before these, for each SOP class of uncompressed derived objects, "
+                        "and with `compress_originals` of uncompressed originals."
+                    ),
+                    table(
+                        "The context before these, where an object is to be compressed",
+                        ("`compress`", "Transfer syntax", "Role", "Extended negotiation"),
+                        ((code(name), syntax_name(syntax), "SCU", "none") for name, syntax in COMPRESSIONS.items()),
                     ),
                     bullets(
                         (

@@ -57,8 +57,8 @@ def _as_scu() -> Section:
                     "earlier lossy compression stays too.",
                     "Where `compress` of a destination says so, an uncompressed derived object is offered in "
                     f"{compressed} first, with `compress_originals` an original too: each frame is decoded again and "
-                    "compared before it goes. Where the destination refuses that, or a codec can't hold the pixels "
-                    "exactly, the object goes as above.",
+                    "compared before it goes. Where the destination refuses that, a codec can't hold the pixels "
+                    "exactly, it takes too long, or an association was lost over the object, it goes as above.",
                     "Nothing is sent with loss that came without.",
                 )
             ),

@@ -33,7 +33,7 @@ PROBED_CLASSES: Mapping[str, str] = {
 }
 """What comes out of an X-ray department; other classes are tried when they are sent."""
 
-WITHOUT_PIXELS = ("presentation state", "X-ray dose report")
+WITHOUT_PIXELS = ("presentation state", "X-ray dose report", "quality report")
 
 PROBED_SYNTAXES: Mapping[str, str] = {
     "explicit VR LE": "1.2.840.10008.1.2.1",

@@ -37,8 +37,8 @@ from dicom_node.upper_layer import (
 log = logging.getLogger(__name__)
 
 MAX_COMPRESSION_S = 20.0
-"""Longest time that one image is compressed, in seconds. The association is silent meanwhile, and a peer that hangs up
-over it (Orthanc after 30 s) would never get the image however often it is tried again."""
+"""Time after which no further frame of an image is compressed, in seconds. The association is silent meanwhile, and a
+peer that hangs up over it (Orthanc after 30 s) would never get the image however often it is tried again."""
 
 LOSSES_IN_VAIN = 2
 """Associations lost one after the other, with nothing answered, after which the peer is left alone for now."""
@@ -212,12 +212,13 @@ class StorageScu:
         """Send one object; `TransientFailure` if the association is lost before the answer."""
         try:
             response = self._store_as_accepted(association, item)
-        except FileNotFoundError:
-            return _outcome(item, Outcome.REFUSED, f"stored object {item.path} is missing on this node")
         except (UnsupportedPixels, DerivationError) as error:
             own = explain_context(self.peer, item.sop_class_uid, item.transfer_syntax_uid, class_accepted=True)
             return _outcome(item, Outcome.REFUSED, f"{own}; it can't be transcoded here: {error}")
         except OSError as error:
+            # The folder for temporary files may be missing instead.
+            if isinstance(error, FileNotFoundError) and not item.path.exists():
+                return _outcome(item, Outcome.REFUSED, f"stored object {item.path} is missing on this node")
             return _outcome(
                 item, Outcome.RETRY, f"stored object {item.path} can't be read or transcoded: {error.strerror or error}"
             )
@@ -270,11 +271,11 @@ class StorageScu:
         with ExitStack() as stack:
             path = None
             try:
-                path = stack.enter_context(
-                    to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
-                )
-            except FileNotFoundError:
-                raise
+                # A frame is not interrupted: the peer may have hung up over the silence while this one was compressed.
+                if not item.in_doubt:
+                    path = stack.enter_context(
+                        to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
+                    )
             except (NodeError, OSError) as error:
                 log.info("Sent as it is", extra={"instance": item.instance_id, "syntax": syntax, "reason": str(error)})
             except Exception:

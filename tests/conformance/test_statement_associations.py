@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydicom._uid_dict import UID_dictionary
@@ -27,7 +27,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from config.settings import Settings
+from config.settings import DestinationSettings, Settings
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.base import DeliveryItem, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
@@ -273,7 +273,7 @@ def test_the_receiver_announces_the_listed_pdu_length(tmp_path: Path) -> None:
         assert f"{association.acceptor.maximum_length} bytes" == limits["Largest P-DATA PDU that is announced"]
 
 
-def _proposal(folder: Path, *, syntax: str = EXPLICIT) -> dict[str, Any]:
+def _proposal(folder: Path, *, syntax: str = EXPLICIT, compress: str = "no") -> dict[str, Any]:
     """Return what the sender proposes for an object in a transfer syntax, as a peer sees it."""
     seen: dict[str, Any] = {}
 
@@ -301,9 +301,10 @@ def _proposal(folder: Path, *, syntax: str = EXPLICIT) -> dict[str, Any]:
             transfer_syntax_uid=syntax,
             path=file,
             dataset_offset=0,
+            is_derived=True,
         )
         outcomes = Outcomes()
-        scu = StorageScu(destination(server.socket.getsockname()[1]), node_ae_title="LOWDOSE")
+        scu = StorageScu(destination(server.socket.getsockname()[1], compress=compress), node_ae_title="LOWDOSE")
         scu.deliver([item], on_outcome=outcomes.append)
         assert set(outcomes.states().values()) == {Outcome.SENT}
     finally:
@@ -336,6 +337,22 @@ def test_the_sender_proposes_the_listed_contexts(tmp_path: Path, name: str) -> N
         if row[column] != "-"
     ]
     assert _proposal(tmp_path, syntax=SYNTAXES[name])["contexts"] == expected
+
+
+COMPRESSED = {
+    plain(row["`compress`"]): row["Transfer syntax"]
+    for row in FOUND["The context before these, where an object is to be compressed"]
+}
+
+
+@pytest.mark.parametrize("compress", COMPRESSED)
+def test_the_listed_compression_is_proposed_before_them(tmp_path: Path, compress: str) -> None:
+    contexts = _proposal(tmp_path, compress=compress)["contexts"]
+    assert contexts == [(CR, [SYNTAXES[COMPRESSED[compress]]]), *_proposal(tmp_path)["contexts"]]
+
+
+def test_no_compression_of_the_settings_is_missing() -> None:
+    assert {"no", *COMPRESSED} == set(get_args(DestinationSettings.model_fields["compress"].annotation))
 
 
 # ---------------------------------------------------------------------- failures of associations as initiator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import IncomingObject, InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger, Recorded
 from tests.support.network import (
+    CT,
     RawPeer,
     Response,
     RunningReceiver,
+    associate_rq,
     command,
     data_set,
     pdu,
@@ -37,6 +40,8 @@ STORE = {plain(row["When"]): row for row in FOUND["Answers to C-STORE"]}
 OTHER = {plain(row["When"]): row for row in FOUND["Answers to other requests"]}
 PRIVATE_CLASS = "1.3.12.2.1107.5.99.1"
 UID = "1.2.3.4"
+LONG_UID = "1.2." + "3" * 62
+DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class _Closed(ReceptionLedger):
@@ -59,6 +64,13 @@ def associated(folder: Path, **options: Any) -> Iterator[tuple[RunningReceiver, 
 def _store(folder: Path, body: bytes | None = None, **options: Any) -> Response:
     with associated(folder, **options) as (_, peer):
         return peer.store(UID, body)
+
+
+def _deflated(folder: Path, body: bytes, **options: Any) -> Response:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with running_receiver(folder, **options) as running, RawPeer(running.port) as peer:
+        assert peer.associate(associate_rq([(1, CT, (DEFLATED,))]))[0] == 2
+        return peer.store(UID, deflater.compress(body) + deflater.flush())
 
 
 def _request(folder: Path, encoded_command: bytes, body: bytes | None = None) -> Response:
@@ -121,6 +133,9 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The data set is longer than receiver.max_object_mb.": lambda folder: _store(
         folder, data_set(UID, pixels=bytes(1_000_100)), max_object_mb=1
     ),
+    "A deflated data set inflates to more than receiver.max_object_mb.": lambda folder: _deflated(
+        folder, data_set(UID, pixels=bytes(2_000_000)), max_object_mb=1
+    ),
     "The disk does not take it.": lambda folder: _patched(folder, IncomingObject, "write", _full),
     "The ledger's database can't be reached.": lambda folder: _store(folder, ledger_type=_Closed),
     "SOP Class UID or SOP Instance UID of the data set is not that of the command.": lambda folder: _store(
@@ -132,6 +147,9 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "SOP Class UID or SOP Instance UID is missing in the command.": lambda folder: _request(
         folder, store_rq(""), data_set(UID)
     ),
+    "SOP Class UID or SOP Instance UID of the command is longer than 64 characters, or is no text.": lambda folder: (
+        _request(folder, store_rq(LONG_UID), data_set(LONG_UID))
+    ),
     "Study Instance UID or Series Instance UID is missing in the data set.": lambda folder: _store(
         folder, data_set(UID, series="")
     ),
@@ -139,6 +157,8 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The data set can't be parsed in the negotiated transfer syntax; a copy is kept in quarantine.": lambda folder: (
         _quarantined(folder, b"this is no data set at all " * 50)
     ),
+    "A UID that identifies the data set is none, or is there twice with different values; a copy is kept in "
+    "quarantine.": lambda folder: _quarantined(folder, data_set(UID, series=LONG_UID)),
     "The data set ends before its last element does; a copy is kept in quarantine.": lambda folder: _quarantined(
         folder, data_set(UID, pixels=b"\1" * 4096)[:-100]
     ),

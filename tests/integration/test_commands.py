@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless
@@ -171,7 +172,7 @@ def with_lines(settings: Path, **lines: str) -> Path:
 
 
 def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_gets(settings: Path, image: Path) -> None:
-    with_lines(settings, send='["original", "enhanced"]', compress='"jpeg-ls"', strength='"mild"')
+    with_lines(settings, send='["original", "enhanced"]', compress='"jpeg-ls"', strength='"mild"', report="true")
     ended = run("route", "test", image, "-c", settings, "--json")
     assert ended.returncode == state.EXIT_OK
     (found,) = json.loads(ended.stdout)["objects"]
@@ -182,6 +183,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
         "enhanced": True,
         "reason": "Computed Radiography Image Storage, 12 bits, 1 frame(s)",
         "strength": 0.4,
+        "report": True,
         "sends": [
             {
                 "destination": "pacs",
@@ -199,6 +201,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
     assert "holds  Modality = 'CR', wanted CR|DX|IO|XA|RF" in text
     assert "enhanced with strength 0.40 (Computed Radiography" in text
     assert "pacs gets the enhanced image in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
+    assert "each destination gets the quality report on the series, in Explicit VR Little Endian" in text
 
 
 def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
@@ -238,6 +241,23 @@ def test_route_test_plays_an_ae_title_and_ends_with_1_where_no_route_takes_one(s
         assert found["reason"] == "no route takes it: it would be kept until one does"
     assert "FAILS  source = ''" in run("route", "test", image, "-c", settings).stdout
     assert "there is no [fallback]" in run("check", "-c", settings).stdout
+
+
+def test_route_test_plays_an_address_where_sources_share_an_ae_title(settings: Path, image: Path) -> None:
+    text = settings.read_text().replace('match = { Modality = "CR|DX|IO|XA|RF" }', 'match = { source = "second" }')
+    for name, host in (("first", "192.0.2.1"), ("second", "192.0.2.2")):
+        text += f'\n[[sources]]\nname = "{name}"\nae_titles = ["TWIN"]\nhosts = ["{host}"]\n'
+    settings.write_text(text)
+
+    def tried(*options: str) -> dict[str, Any]:
+        said = json.loads(run("route", "test", image, "-c", settings, "--calling", "TWIN", *options, "--json").stdout)
+        trial: dict[str, Any] = said["trials"][0]
+        return trial
+
+    assert tried("--host", "192.0.2.2")["matches"]
+    assert tried()["conditions"][0]["value"] == "first"
+    wrong = run("route", "test", image, "-c", settings, "--host", "pacs.local")
+    assert (wrong.returncode, "'pacs.local' is no IP address" in wrong.stderr) == (state.EXIT_USAGE, True)
 
 
 def test_check_tells_of_routes_that_nothing_reaches(settings: Path) -> None:

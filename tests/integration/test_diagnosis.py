@@ -95,6 +95,9 @@ def test_the_compression_that_is_asked_for_is_judged() -> None:
     assert steps["compression"].state is OK
     assert steps["compression"].sentence == "images are taken in JPEG 2000 lossless, as compress asks"
     assert list(steps)[-1] == "echo"
+    reports = ("1.2.840.10008.5.1.4.1.1.88.22", "1.2.840.10008.5.1.4.1.1.88.67", "1.2.840.10008.5.1.4.1.1.11.1")
+    with MockScp(contexts={DX: both, **dict.fromkeys(reports, both[:1])}) as peer:
+        assert probe(peer.port, compress="jpeg-ls")["compression"].state is OK, "what has no pixels is not compressed"
     with closed_port() as port:
         assert probe(port, compress="rle")["compression"].state is SKIPPED
 

@@ -23,6 +23,7 @@ from pydicom.uid import (
 from dicom_node.destinations.base import Outcome
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import DerivationError, UnsupportedPixels
+from dicom_node.transcoding import write_compressed
 from tests.support.items import CR, CT, DX, Outcomes, destination, items_of, write_image, write_series
 from tests.support.peers import (
     HangingUpPeer,
@@ -197,6 +198,25 @@ def test_a_slow_answer_is_waited_for_and_an_overdue_one_is_not(tmp_path: Path) -
     assert "did not answer in time" in overdue.reason(1)
 
 
+def test_an_image_whose_compression_makes_the_peer_hang_up_goes_as_it_is_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compress_slowly(*arguments: object, **options: object) -> None:
+        time.sleep(1.5)
+        write_compressed(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("dicom_node.transcoding.write_compressed", compress_slowly)
+    (path,) = write_series(tmp_path, 1)
+    (item,) = (replace(item, is_derived=True) for item in items_of([path]))
+    first, second = Outcomes(), Outcomes()
+    with MockScp(patience_s=0.5) as peer:
+        scu(peer.port, compress="rle").deliver([item], on_outcome=first.append)
+        assert [(outcome.outcome, outcome.in_doubt) for outcome in first] == [(RETRY, True)]
+        scu(peer.port, compress="rle").deliver([replace(item, in_doubt=True)], on_outcome=second.append)
+    assert second.states() == {0: SENT}
+    assert peer.received(item.sop_instance_uid).data == read_part10(path).data
+
+
 def test_a_duplicate_counts_as_sent_only_after_an_attempt_in_doubt(tmp_path: Path) -> None:
     [item] = items_of(write_series(tmp_path, 1))
     doubtful = replace(item, in_doubt=True)
@@ -217,6 +237,24 @@ def test_a_stored_object_that_is_gone_is_refused_and_the_others_are_sent(tmp_pat
         scu(peer.port).deliver(items, on_outcome=outcomes.append)
     assert outcomes.states() == {0: SENT, 1: REFUSED, 2: SENT}
     assert "is missing on this node" in outcomes.reason(1)
+
+
+def test_a_folder_for_temporary_files_that_is_gone_refuses_no_object(tmp_path: Path) -> None:
+    [item] = items_of(write_series(tmp_path, 1, syntax=ExplicitVRLittleEndian))
+    transcoded, compressed = Outcomes(), Outcomes()
+
+    def deliver(port: int, outcomes: Outcomes, **changes: object) -> None:
+        settings = destination(port, **changes)
+        there = StorageScu(settings, node_ae_title="LOWDOSE", scratch_folder=tmp_path / "gone")
+        there.deliver([replace(item, is_derived=True)], on_outcome=outcomes.append)
+
+    with MockScp(contexts={item.sop_class_uid: [ImplicitVRLittleEndian]}) as peer:
+        deliver(peer.port, transcoded)
+    with MockScp() as peer:
+        deliver(peer.port, compressed, compress="rle")
+    assert transcoded.states() == {0: RETRY}
+    assert "can't be read or transcoded: No such file or directory" in transcoded.reason(0)
+    assert compressed.states() == {0: SENT}
 
 
 def test_nobody_listening_means_trying_again(tmp_path: Path) -> None:

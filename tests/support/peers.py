@@ -153,6 +153,8 @@ class MockScp:
         SOP Instance UIDs that always make it abort, as a crashing parser would.
     on_store
         Called before each answer.
+    patience_s
+        Silence after which it aborts.
     called_ae_title, calling_ae_titles
         Where given, other titles are rejected (1,1,7 and 1,1,3).
     """
@@ -169,6 +171,7 @@ class MockScp:
     calling_ae_titles: tuple[str, ...] = ()
     on_store: Callable[[], object] = lambda: None
     max_pdu_bytes: int = 131072
+    patience_s: float = 60.0
     objects: list[ReceivedObject] = field(default_factory=list)
     associations: int = 0
     proposed: list[list[tuple[str, tuple[str, ...]]]] = field(default_factory=list)
@@ -181,6 +184,7 @@ class MockScp:
     def __enter__(self) -> Self:
         ae = AE(ae_title=self.ae_title)
         ae.maximum_pdu_size = self.max_pdu_bytes
+        ae.network_timeout = self.patience_s
         ae.maximum_associations = 50
         ae.add_supported_context(Verification)
         if self.contexts is None:

@@ -66,6 +66,21 @@ def test_the_default_of_the_settings_is_that_of_the_code_and_leaves_out_mg_and_c
 
 
 @pytest.mark.parametrize(
+    ("ds", "route", "report"),
+    [
+        (cr_dataset(GREY), {"report": True}, True),
+        (cr_dataset(GREY), {}, False),
+        # A report is made where an image was enhanced.
+        (sr_dataset(), {"report": True}, False),
+    ],
+)
+def test_a_quality_report_goes_along_where_the_route_asks_for_it(
+    tmp_path: Path, ds: Dataset, route: dict[str, Any], report: bool
+) -> None:
+    assert forecast(ds, tmp_path, settings(route=route)).report is report
+
+
+@pytest.mark.parametrize(
     ("make", "reason"),
     [
         (lambda: of_class(DigitalMammographyXRayImageStorageForPresentation), "is not enabled for enhancement"),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from config.settings import DerivationSettings
+from config.settings import DerivationSettings, RouteSettings
 from dicom_node import quality_report
 from dicom_node.enhancement import NoModel
 from dicom_node.errors import IllegalTransition, LedgerUnavailable, NodeError, OutOfResources
@@ -21,7 +21,7 @@ from dicom_node.ledger.arrivals import Arrival, DerivedInstance
 from dicom_node.ledger.outcomes import ImageOutcome
 from dicom_node.reporting import MAX_IMAGES, Reporter
 from dicom_node.states import ArrivalState
-from dicom_node.workflows import Workflows
+from dicom_node.workflows import MAX_REPORT_ATTEMPTS, Workflows
 from tests.support.quality_reports import SERIES, STUDY, enhanced, passed_through, radiograph
 
 ARRIVAL = Arrival(
@@ -130,6 +130,24 @@ class FakeLedger:
     def get(self, _: int) -> Arrival:
         return replace(ARRIVAL, state=self.state)
 
+    def first_completed_at(self, _: str) -> float:
+        return 1_767_348_700.0
+
+
+@dataclass
+class FakeOutcomes:
+    """What became of the images of one arrival, and how often its report was begun."""
+
+    found: list[ImageOutcome]
+    begun: int = 0
+
+    def outcomes(self, _: int) -> list[ImageOutcome]:
+        return self.found
+
+    def count_attempt(self, _: int) -> int:
+        self.begun += 1
+        return self.begun
+
 
 @dataclass
 class FakeParts:
@@ -137,6 +155,10 @@ class FakeParts:
 
     arrivals: FakeLedger
     reporter: Reporter
+    outcomes: FakeOutcomes | None = None
+
+    def find_route(self, _: Arrival) -> RouteSettings:
+        return RouteSettings(name="radiographs", report=True, destinations=("pacs",))
 
 
 class Concluding(Workflows):
@@ -145,8 +167,11 @@ class Concluding(Workflows):
     def __init__(self, parts: Any, error: NodeError) -> None:
         self._parts = parts
         self._error = error
+        self._begun_reports: dict[int, int] = {}
+        self.reports: list[DerivedInstance | str | None] = []
 
-    def conclude(self, *_: Any, **__: Any) -> str:
+    def conclude(self, *_: Any, report: DerivedInstance | str | None = None, **__: Any) -> str:
+        self.reports.append(report)
         raise self._error
 
 
@@ -177,3 +202,22 @@ def test_the_file_of_a_report_goes_where_the_ledger_does_not_know_it(
         with pytest.raises(outcome):
             workflows._conclude_with(ARRIVAL, made)
     assert store.path(made.key).exists() is is_kept
+
+
+def test_only_an_attempt_that_ended_the_process_counts_against_a_report(
+    store: InstanceStore, outcomes: list[ImageOutcome]
+) -> None:
+    begun = FakeOutcomes(outcomes)
+    parts = FakeParts(FakeLedger(ArrivalState.ENHANCING), reporter(store), begun)
+    for process in range(1, MAX_REPORT_ATTEMPTS + 1):
+        workflows = Concluding(parts, LedgerUnavailable("locked"))
+        for _ in range(MAX_REPORT_ATTEMPTS + 1):
+            # The step is tried again in the same process.
+            with pytest.raises(LedgerUnavailable):
+                Workflows._conclude.__wrapped__(workflows, 1)  # type: ignore[attr-defined]
+        assert all(isinstance(report, DerivedInstance) for report in workflows.reports)
+        assert begun.begun == process
+    last = Concluding(parts, LedgerUnavailable("locked"))
+    with pytest.raises(LedgerUnavailable):
+        Workflows._conclude.__wrapped__(last, 1)  # type: ignore[attr-defined]
+    assert last.reports == ["making it was begun 2 times and never ended"]

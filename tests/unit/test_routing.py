@@ -91,6 +91,23 @@ def test_a_source_is_named_by_its_ae_title() -> None:
     assert source_name(sources, "D") == ""
 
 
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("10.1.0.7", "room-1"),
+        ("10.2.0.7", "room-2"),
+        ("10.3.0.7", "room-3"),
+        # Not given, or of settings that were changed since: the first one with the title.
+        ("", "room-1"),
+        ("192.0.2.1", "room-1"),
+    ],
+)
+def test_of_sources_that_share_an_ae_title_the_one_with_the_host_is_named(host: str, expected: str) -> None:
+    hosts = {"room-1": "10.1.0.0/16", "room-2": "10.2.0.0/16", "room-3": "modality"}
+    sources = [SourceSettings(name=name, ae_titles=("A",), hosts=(rule,)) for name, rule in hosts.items()]
+    assert source_name(sources, "A", host, {"modality": frozenset(["10.3.0.7"])}) == expected
+
+
 def holds(ds: Dataset | None, key: str, condition: object) -> bool:
     return match_route([route("r", **{key: condition})], ds, SenderFacts())[0] is not None
 

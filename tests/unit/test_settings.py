@@ -189,6 +189,20 @@ def test_fallback_is_the_last_route_and_its_name_is_taken() -> None:
     assert faults["fallback.destinations"] == "'nowhere': the name of a destination: pacs"
 
 
+def test_a_destination_that_is_named_twice_is_refused() -> None:
+    # A series has one delivery to each destination: with two of them it could not be concluded, nor be sent.
+    twice = ["pacs", "archive", "pacs"]
+    faults = faults_of(
+        {
+            "destinations": [PACS, {**PACS, "name": "archive"}],
+            "routes": [{"name": "r", "destinations": twice}],
+            "fallback": {"destinations": twice},
+        }
+    )
+    for path in ("routes[0].destinations", "fallback.destinations"):
+        assert faults[path] == f"{twice!r}: allowed is each destination once; 'pacs' is there 2 times"
+
+
 @pytest.mark.parametrize("route", [{"enhance": False}, {"send": ["original"]}])
 def test_a_report_on_images_that_nobody_gets_is_refused(route: dict[str, object]) -> None:
     table = {"name": "r", "destinations": ["pacs"], "report": True}
