@@ -25,7 +25,6 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -45,9 +44,9 @@ from pydicom.uid import (
 )
 
 from dicom_node.codestreams import require_same_size
+from dicom_node.compressed_frames import iter_compressed_frames
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.functional_groups import frame_macros, has_functional_groups
-from dicom_node.metered import MeteredStream
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain, counts_down, declared_domain
 
@@ -397,8 +396,8 @@ def iter_decoded(
         "allow_excess_frames": False,
         "number_of_frames": 1,
     }
-    for index in range(frames):
-        frame = _compressed_frame(element, index, frames, rows * columns * samples * options["bits_allocated"] // 8)
+    frame_bytes = rows * columns * samples * options["bits_allocated"] // 8
+    for frame in iter_compressed_frames(element, frames=frames, frame_bytes=frame_bytes):
         require_same_size(
             frame,
             syntax,
@@ -408,14 +407,6 @@ def iter_decoded(
             bits_allocated=options["bits_allocated"],
         )
         yield _decode_frame(frame, syntax, options)
-
-
-def _compressed_frame(element: PixelDataElement, index: int, frames: int, frame_bytes: int) -> bytes:
-    """Read one frame's fragments; an offset table that lies must not lead to more than a frame can have."""
-    # Compression may fail and make a frame longer, but never this much; the table has 4 bytes for each frame.
-    most = 2 * frame_bytes + 16 * min(frames, 1 << 20) + (1 << 20)
-    element.stream.seek(element.offset)
-    return get_frame(MeteredStream(element.stream, max_bytes=most), index, number_of_frames=frames)
 
 
 def _decode_frame(frame: bytes, syntax: UID, options: dict[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
