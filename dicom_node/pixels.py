@@ -485,26 +485,36 @@ def _sign_extended(frame: StoredFrame, spec: PixelSpec) -> bool:
 
 
 def _native_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:
+    big = spec.transfer_syntax_uid == ExplicitVRBigEndian
+    in_words = big and spec.bits_allocated == 8 and element.vr == "OW"
     needed = spec.frame_bytes * spec.frames
+    needed += needed % 2 if in_words else 0
     if element.length < needed:
         raise UnsupportedPixels(f"Pixel Data holds {element.length} bytes, the attributes ask for {needed}")
     if spec.rows * spec.columns > MAX_FRAME_PIXELS:
         raise UnsupportedPixels(_too_many_pixels(spec.rows, spec.columns))
-    big = spec.transfer_syntax_uid == ExplicitVRBigEndian
-    dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
-    swapped = big and spec.bits_allocated == 8 and element.vr == "OW"
-    element.stream.seek(element.offset)
-    if swapped:
-        # 8-bit cells in big endian 16-bit words come as pairs in reverse (PS3.5 8.1.2); frames may share a word.
-        words = np.frombuffer(element.stream.read(needed + needed % 2), dtype="<u2").byteswap().view(np.uint8)
-        yield from (f.copy() for f in words[:needed].reshape(spec.frames, spec.rows, spec.columns))
+    if in_words:
+        for index in range(spec.frames):
+            yield _cells_in_words(element, index * spec.frame_bytes, spec)
         return
+    dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
+    element.stream.seek(element.offset)
     for _ in range(spec.frames):
         data = element.stream.read(spec.frame_bytes)
         position = element.stream.tell()
         cells = np.frombuffer(data, dtype=dtype).reshape(spec.rows, spec.columns)
         yield cast(Cells, cells.astype(dtype.newbyteorder("="), copy=True))
         element.stream.seek(position)
+
+
+def _cells_in_words(element: PixelDataElement, begin: int, spec: PixelSpec) -> Cells:
+    """Read a frame of 8-bit cells from big endian 16-bit words, where they come as pairs in reverse (PS3.5 8.1.2)."""
+    # A frame may begin or end in the middle of a word, which it shares with its neighbour.
+    shared = begin % 2
+    element.stream.seek(element.offset + begin - shared)
+    words = element.stream.read(shared + spec.frame_bytes + (begin + spec.frame_bytes) % 2)
+    cells = np.frombuffer(words, dtype="<u2").byteswap().view(np.uint8)
+    return cells[shared : shared + spec.frame_bytes].reshape(spec.rows, spec.columns).copy()
 
 
 def _decoded_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:
