@@ -142,9 +142,20 @@ class Workflows(DBOSConfiguredInstance):
             else:
                 route = self._parts.find_route(arrival)
                 record, derived = self._parts.enhancer.enhance(stored, route, self._times(arrival, route))
-                if not arrivals.decide(instance_id, record, derived) and derived is not None:
-                    self._parts.enhancer.discard(derived)
+                self._decide(instance_id, record, derived)
         self._counted.discard(instance_id)
+
+    def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
+        try:
+            is_kept = self._parts.arrivals.decide(instance_id, record, derived)
+        except LedgerUnavailable as error:
+            # The image is enhanced again, into another file. Where the connection was lost in the middle of a commit,
+            # the ledger may know this one.
+            if derived is not None and not error.may_be_committed:
+                self._parts.enhancer.discard(derived)
+            raise
+        if derived is not None and not is_kept:
+            self._parts.enhancer.discard(derived)
 
     def _times(self, arrival: Arrival, route: RouteSettings | None) -> Times:
         series_at = self._parts.arrivals.first_completed_at(arrival.series_instance_uid)
