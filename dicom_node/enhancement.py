@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Lock
+from typing import Final
 
 from pydicom.dataset import Dataset
 
@@ -25,7 +26,7 @@ from dicom_node.ledger.arrivals import (
 )
 from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
-from dicom_node.pixels import PixelSpec, domain_of, from_exposure, iter_frames, read_spec, to_exposure
+from dicom_node.pixels import PixelSpec, StoredFrame, domain_of, from_exposure, iter_frames, read_spec, to_exposure
 from dicom_node.routing import PASSES_THROUGH
 from model.denoiser import Denoiser
 from model.errors import ModelError
@@ -33,6 +34,8 @@ from model.exposure import DeclaredDose
 from model.memory import return_freed_memory
 
 log = logging.getLogger(__name__)
+
+LATE: Final = "the route's deadline passed before it was enhanced"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,22 @@ class LoadedModel:
 
 
 ModelAtHand = LoadedModel | NoModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Times of a series, in seconds since the epoch.
+
+    Attributes
+    ----------
+    series_at
+        When the derived series came to be; the same for all its images.
+    give_up_at
+        When its originals go on and enhancing an image of it has no use any more.
+    """
+
+    series_at: float
+    give_up_at: float = math.inf
 
 
 @dataclass(kw_only=True)
@@ -121,7 +140,7 @@ class ImageEnhancer:
         self._clock = clock
 
     def enhance(
-        self, stored: StoredInstance, route: RouteSettings | None, *, series_at: float
+        self, stored: StoredInstance, route: RouteSettings | None, times: Times
     ) -> tuple[EnhancementRecord, DerivedInstance | None]:
         """Derive a denoised object from `stored`.
 
@@ -131,8 +150,8 @@ class ImageEnhancer:
             The received object.
         route
             Says whether, which classes and how strongly.
-        series_at
-            When the derived series came to be, in seconds since the epoch; the same for all its images.
+        times
+            Of its series.
 
         Returns
         -------
@@ -149,7 +168,7 @@ class ImageEnhancer:
                 decision = is_enhanceable(part10.header, route.sop_classes)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None
-                return self._derive(part10, self._model, route, series_at, begin)
+                return self._derive(part10, self._model, route, times, begin)
         except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
             return _passed(str(error), begin), None
@@ -163,12 +182,14 @@ class ImageEnhancer:
         self._store.delete(derived.key)
 
     def _derive(
-        self, part10: Part10File, model: LoadedModel, route: RouteSettings, series_at: float, begin: float
+        self, part10: Part10File, model: LoadedModel, route: RouteSettings, times: Times, begin: float
     ) -> tuple[EnhancementRecord, DerivedInstance | None]:
         spec = read_spec(part10.header)
         with frame_writer(spec, folder=self._store.scratch) as writer:
             with model.lock:
-                denoised = _denoise(part10, spec, model.denoiser, route.strength_value, writer)
+                frames = self._frames_in_time(part10, spec, times)
+                dose = declared_dose(part10.header)
+                denoised = _denoise(frames, dose, model.denoiser, route.strength_value, writer)
             return_freed_memory()
             if not denoised.strengths:
                 return _passed(denoised.reason or "the guard refused it", begin, denoised), None
@@ -185,7 +206,7 @@ class ImageEnhancer:
                     node_name=self._node_name,
                     node_version=__version__,
                     now=datetime.fromtimestamp(self._clock(), UTC),
-                    series_time=datetime.fromtimestamp(series_at, UTC),
+                    series_time=datetime.fromtimestamp(times.series_at, UTC),
                     settings=self._derivation,
                 ),
             )
@@ -219,15 +240,29 @@ class ImageEnhancer:
             digest=stored.digest,
         )
 
+    def _frames_in_time(
+        self, part10: Part10File, spec: PixelSpec, times: Times
+    ) -> Iterator[tuple[StoredFrame, PixelSpec]]:
+        """Yield each frame with what holds for it, until nobody waits for them any more.
+
+        A cine may take hours, in which no other image of this worker is enhanced.
+        """
+        for frame in iter_frames(part10, spec):
+            if self._clock() >= times.give_up_at:
+                raise DerivationError(LATE)
+            yield frame, spec.of_frame(frame.index)
+
 
 def _denoise(
-    part10: Part10File, spec: PixelSpec, denoiser: Denoiser, strength: float, writer: FrameWriter
+    frames: Iterable[tuple[StoredFrame, PixelSpec]],
+    declared: DeclaredDose,
+    denoiser: Denoiser,
+    strength: float,
+    writer: FrameWriter,
 ) -> _Denoised:
     """Denoise frame by frame into `writer`; a frame that the guard refuses stays as it was."""
     found = _Denoised()
-    declared = declared_dose(part10.header)
-    for frame in iter_frames(part10, spec):
-        of_frame = spec.of_frame(frame.index)
+    for frame, of_frame in frames:
         exposure = to_exposure(frame.values, of_frame)
         begin = time.perf_counter()
         result = denoiser.denoise(

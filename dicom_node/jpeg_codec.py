@@ -31,6 +31,10 @@ DECODER_DEPENDENCIES: Final[dict[UID, tuple[str, ...]]] = {
 """pydicom asks its plugins for this name."""
 
 _END_OF_IMAGE: Final = b"\xff\xd9"
+_START_OF_SCAN: Final = b"\xff\xda"
+
+_MOST_SCANS: Final = 100
+"""Encoders make one, or about ten where they are progressive; each goes over all pixels, however few bytes it has."""
 
 
 def is_available(uid: str) -> bool:
@@ -84,4 +88,7 @@ def _checked_precision(src: bytes, runner: DecodeRunner) -> int:
     # an end marker (ISO/IEC 10918-1 B.1.1.5, 14495-1 A.1); whatever pads the fragment may follow it.
     if src.find(_END_OF_IMAGE, header.position) < 0:
         raise ValueError("the stream is cut off")
+    scans = src.count(_START_OF_SCAN, header.position)
+    if scans > _MOST_SCANS:
+        raise ValueError(f"the stream has {scans} scans")
     return header.precision

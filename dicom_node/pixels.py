@@ -25,7 +25,6 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -45,9 +44,9 @@ from pydicom.uid import (
 )
 
 from dicom_node.codestreams import require_same_size
+from dicom_node.compressed_frames import iter_compressed_frames
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.functional_groups import frame_macros, has_functional_groups
-from dicom_node.metered import MeteredStream
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
 from model.domain import Domain, counts_down, declared_domain
 
@@ -397,8 +396,8 @@ def iter_decoded(
         "allow_excess_frames": False,
         "number_of_frames": 1,
     }
-    for index in range(frames):
-        frame = _compressed_frame(element, index, frames, rows * columns * samples * options["bits_allocated"] // 8)
+    frame_bytes = rows * columns * samples * options["bits_allocated"] // 8
+    for frame in iter_compressed_frames(element, frames=frames, frame_bytes=frame_bytes):
         require_same_size(
             frame,
             syntax,
@@ -408,14 +407,6 @@ def iter_decoded(
             bits_allocated=options["bits_allocated"],
         )
         yield _decode_frame(frame, syntax, options)
-
-
-def _compressed_frame(element: PixelDataElement, index: int, frames: int, frame_bytes: int) -> bytes:
-    """Read one frame's fragments; an offset table that lies must not lead to more than a frame can have."""
-    # Compression may fail and make a frame longer, but never this much; the table has 4 bytes for each frame.
-    most = 2 * frame_bytes + 16 * min(frames, 1 << 20) + (1 << 20)
-    element.stream.seek(element.offset)
-    return get_frame(MeteredStream(element.stream, max_bytes=most), index, number_of_frames=frames)
 
 
 def _decode_frame(frame: bytes, syntax: UID, options: dict[str, Any]) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -494,26 +485,36 @@ def _sign_extended(frame: StoredFrame, spec: PixelSpec) -> bool:
 
 
 def _native_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:
+    big = spec.transfer_syntax_uid == ExplicitVRBigEndian
+    in_words = big and spec.bits_allocated == 8 and element.vr == "OW"
     needed = spec.frame_bytes * spec.frames
+    needed += needed % 2 if in_words else 0
     if element.length < needed:
         raise UnsupportedPixels(f"Pixel Data holds {element.length} bytes, the attributes ask for {needed}")
     if spec.rows * spec.columns > MAX_FRAME_PIXELS:
         raise UnsupportedPixels(_too_many_pixels(spec.rows, spec.columns))
-    big = spec.transfer_syntax_uid == ExplicitVRBigEndian
-    dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
-    swapped = big and spec.bits_allocated == 8 and element.vr == "OW"
-    element.stream.seek(element.offset)
-    if swapped:
-        # 8-bit cells in big endian 16-bit words come as pairs in reverse (PS3.5 8.1.2); frames may share a word.
-        words = np.frombuffer(element.stream.read(needed + needed % 2), dtype="<u2").byteswap().view(np.uint8)
-        yield from (f.copy() for f in words[:needed].reshape(spec.frames, spec.rows, spec.columns))
+    if in_words:
+        for index in range(spec.frames):
+            yield _cells_in_words(element, index * spec.frame_bytes, spec)
         return
+    dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
+    element.stream.seek(element.offset)
     for _ in range(spec.frames):
         data = element.stream.read(spec.frame_bytes)
         position = element.stream.tell()
         cells = np.frombuffer(data, dtype=dtype).reshape(spec.rows, spec.columns)
         yield cast(Cells, cells.astype(dtype.newbyteorder("="), copy=True))
         element.stream.seek(position)
+
+
+def _cells_in_words(element: PixelDataElement, begin: int, spec: PixelSpec) -> Cells:
+    """Read a frame of 8-bit cells from big endian 16-bit words, where they come as pairs in reverse (PS3.5 8.1.2)."""
+    # A frame may begin or end in the middle of a word, which it shares with its neighbour.
+    shared = begin % 2
+    element.stream.seek(element.offset + begin - shared)
+    words = element.stream.read(shared + spec.frame_bytes + (begin + spec.frame_bytes) % 2)
+    cells = np.frombuffer(words, dtype="<u2").byteswap().view(np.uint8)
+    return cells[shared : shared + spec.frame_bytes].reshape(spec.rows, spec.columns).copy()
 
 
 def _decoded_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:

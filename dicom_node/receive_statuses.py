@@ -51,7 +51,7 @@ STORE_ANSWERS: Final = (
         cases=(
             "Less than `receiver.min_free_mb` is free in the data folder.",
             "The data set is longer than `receiver.max_object_mb`.",
-            "A deflated data set inflates to more than `receiver.max_object_mb`.",
+            "A deflated data set inflates beyond `receiver.max_object_mb`.",
             "The disk does not take it.",
             "The ledger's database can't be reached.",
         ),
@@ -64,7 +64,7 @@ STORE_ANSWERS: Final = (
             "SOP Class UID or SOP Instance UID of the data set is not that of the command.",
             "The SOP class of the command is not that of the presentation context.",
             "SOP Class UID or SOP Instance UID is missing in the command.",
-            "SOP Class UID or SOP Instance UID of the command is longer than 64 characters, or is no text.",
+            "What the command names as SOP class or SOP instance is no UID.",
             "Study Instance UID or Series Instance UID is missing in the data set.",
             "The command announces no data set.",
         ),
@@ -75,9 +75,11 @@ STORE_ANSWERS: Final = (
         meaning="Error: Cannot understand",
         cases=(
             "The data set can't be parsed in the negotiated transfer syntax; a copy is kept in quarantine.",
-            "A UID that identifies the data set is none, or is there twice with different values; a copy is kept in "
-            "quarantine.",
             "The data set ends before its last element does; a copy is kept in quarantine.",
+            "A deflated data set is broken or cut off; a copy is kept in quarantine.",
+            "An identifier of the data set is no UID, or is there twice with different values; "
+            "a copy is kept in quarantine.",
+            "An element of a group before 0008 is in the data set; a copy is kept in quarantine.",
         ),
         errors=(UnparsableDataset,),
     ),

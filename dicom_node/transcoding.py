@@ -29,11 +29,10 @@ from dicom_node.part10 import (
     open_part10,
     readable,
 )
-from dicom_node.pixel_encoding import ENCODABLE, can_hold, encapsulate
+from dicom_node.pixel_encoding import ENCODABLE, MAX_VALUE_BYTES, can_hold, encapsulate
 from dicom_node.pixels import Cells, PixelSpec, cell_bytes, iter_decoded, iter_frames, read_spec
 
 TARGETS: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-MAX_VALUE_BYTES: Final = 2**32 - 2
 SIGNED_BY: Final = (Tag(0x4FFE, 0x0001), Tag(0xFFFA, 0xFFFA))
 """MAC Parameters Sequence and Digital Signatures Sequence (PS3.3 C.12.1.1.3)."""
 SEQUENCE_DELIMITER: Final = Tag(0xFFFE, 0xE0DD)
@@ -212,8 +211,7 @@ def _decode(part10: Part10File) -> _DecodedPixels:
         spec = read_spec(part10.header)
     except UnsupportedPixels:
         return _decode_any(part10)
-    changes: dict[str, str | int] = {}
-    return _DecodedPixels(length=spec.frame_bytes * spec.frames, frames=_grey_frames(part10, spec), changes=changes)
+    return _DecodedPixels(length=spec.frame_bytes * spec.frames, frames=_grey_frames(part10, spec), changes={})
 
 
 def _grey_frames(part10: Part10File, spec: PixelSpec) -> Iterator[bytes]:

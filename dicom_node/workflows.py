@@ -15,7 +15,7 @@ from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions, SetWorkflowID
 
 from config.settings import Content, RouteSettings, Settings
 from dicom_node.delivery import Courier
-from dicom_node.enhancement import ImageEnhancer
+from dicom_node.enhancement import LATE, ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
@@ -36,7 +36,6 @@ MAX_IMAGE_ATTEMPTS = 2
 # Likewise a report.
 MAX_REPORT_ATTEMPTS = 2
 _ENDED = frozenset({"ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "SUCCESS"})
-LATE = "the route's deadline passed before it was enhanced"
 LATE_REPORT = "the route's deadline passed before there was a report"
 
 
@@ -144,11 +143,27 @@ class Workflows(DBOSConfiguredInstance):
                 arrivals.decide(instance_id, record)
             else:
                 route = self._parts.find_route(arrival)
-                series_at = arrivals.first_completed_at(arrival.series_instance_uid)
-                record, derived = self._parts.enhancer.enhance(stored, route, series_at=series_at)
-                if not arrivals.decide(instance_id, record, derived) and derived is not None:
-                    self._parts.enhancer.discard(derived)
+                record, derived = self._parts.enhancer.enhance(stored, route, self._times(arrival, route))
+                self._decide(instance_id, record, derived)
         self._counted.discard(instance_id)
+
+    def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
+        try:
+            is_kept = self._parts.arrivals.decide(instance_id, record, derived)
+        except LedgerUnavailable as error:
+            # The image is enhanced again, into another file. Where the connection was lost in the middle of a commit,
+            # the ledger may know this one.
+            if derived is not None and not error.may_be_committed:
+                self._parts.enhancer.discard(derived)
+            raise
+        if derived is not None and not is_kept:
+            self._parts.enhancer.discard(derived)
+
+    def _times(self, arrival: Arrival, route: RouteSettings | None) -> Times:
+        series_at = self._parts.arrivals.first_completed_at(arrival.series_instance_uid)
+        if route is None or arrival.completed_at is None:
+            return Times(series_at=series_at)
+        return Times(series_at=series_at, give_up_at=arrival.completed_at + route.deadline_s)
 
     @_step
     def _conclude(self, arrival_id: int) -> str:

@@ -14,7 +14,6 @@ from dicom_node.conformance.markdown import Section, bullets, code, codes, parag
 from dicom_node.conformance.sop_classes import EnhancedClass, enhanced_classes, name_of, storage_classes
 from dicom_node.conformance.transfer_syntaxes import (
     SyntaxSupport,
-    reads_jpeg_of_12_bits,
     syntax_name,
     syntax_supports,
 )
@@ -151,7 +150,13 @@ def _content_and_transfer(settings: Settings) -> Section:
                 ("Transfer syntax", "UID", "Received", "Sent as it is", "Sent uncompressed", "Enhanced", "Derived as"),
                 map(_syntax_row, syntax_supports()),
             ),
-            bullets(_limits()),
+            bullets(
+                (
+                    "Images with several samples per pixel, or of more than 16 bits allocated, are passed through. "
+                    "Whether a codec reads an image is found out image by image; one that none reads is "
+                    "passed through.",
+                )
+            ),
             paragraph(
                 '"Sent uncompressed" is what happens to pixel data where a destination refuses the transfer syntax; '
                 '"Derived as" is the transfer syntax of the enhanced image '
@@ -159,18 +164,6 @@ def _content_and_transfer(settings: Settings) -> Section:
             ),
         ),
     )
-
-
-def _limits() -> Iterator[str]:
-    yield (
-        "Images with several samples per pixel, or of more than 16 bits allocated, are passed through. Whether a codec "
-        "reads an image is found out image by image; one that none reads is passed through."
-    )
-    if not reads_jpeg_of_12_bits():
-        yield (
-            "JPEG Extended of 12 bits is passed through, and can't be sent uncompressed: in this transfer syntax the "
-            "codecs read no more than 8 bits."
-        )
 
 
 def _enhanced_row(entry: EnhancedClass) -> tuple[str, ...]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ComputedRadiographyImageStorage, JPEGExtended12Bit
+from pydicom.uid import UID, ComputedRadiographyImageStorage
 
 from dicom_node.association_policy import TRANSFER_SYNTAXES
 from dicom_node.destinations.storage_scu import propose_contexts
 from dicom_node.pixel_encoding import output_syntax
 from dicom_node.pixels import DECODING_PLUGINS, read_spec
-
-_EIGHT_BITS_ALONE: Final = frozenset(("gdcm", "pillow"))
-"""Codecs that read JPEG Extended of 8 bits and, as they are built for Python, not that of 12."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +45,6 @@ def syntax_supports() -> tuple[SyntaxSupport, ...]:
 def syntax_name(uid: str) -> str:
     """Return the name of a transfer syntax as the receiver's table has it, or as DICOM does."""
     return TRANSFER_SYNTAXES.get(uid, UID(uid).name)
-
-
-def reads_jpeg_of_12_bits() -> bool:
-    """Tell whether a codec of the table reads JPEG Extended of more than 8 bits."""
-    return not _EIGHT_BITS_ALONE.issuperset(DECODING_PLUGINS.get(JPEGExtended12Bit, ()))
 
 
 def _support(uid: UID, name: str) -> SyntaxSupport:

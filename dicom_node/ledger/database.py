@@ -211,8 +211,9 @@ def change_state(
 
 
 def cut(reason: str | None) -> str | None:
-    """Return `reason` as it fits its column."""
-    return None if reason is None else reason[:1024]
+    """Return `reason` as it fits its column: cut, and without what some database stores in no text."""
+    # It may quote an attribute or a peer. PostgreSQL takes no NUL, and no database half of a surrogate pair.
+    return None if reason is None else reason[:1024].replace("\0", "?").encode(errors="replace").decode()
 
 
 def check_reachable(database: Database) -> None:

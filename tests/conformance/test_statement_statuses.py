@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,17 @@ from dicom_node.destinations.base import Outcome, classify_status
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import IncomingObject, InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger, Recorded
+from tests.support.hostile import deflate
 from tests.support.network import (
     CT,
+    DEFLATED,
     RawPeer,
     Response,
     RunningReceiver,
     associate_rq,
     command,
     data_set,
+    element,
     pdu,
     pdv,
     running_receiver,
@@ -40,8 +42,6 @@ STORE = {plain(row["When"]): row for row in FOUND["Answers to C-STORE"]}
 OTHER = {plain(row["When"]): row for row in FOUND["Answers to other requests"]}
 PRIVATE_CLASS = "1.3.12.2.1107.5.99.1"
 UID = "1.2.3.4"
-LONG_UID = "1.2." + "3" * 62
-DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 class _Closed(ReceptionLedger):
@@ -64,13 +64,6 @@ def associated(folder: Path, **options: Any) -> Iterator[tuple[RunningReceiver, 
 def _store(folder: Path, body: bytes | None = None, **options: Any) -> Response:
     with associated(folder, **options) as (_, peer):
         return peer.store(UID, body)
-
-
-def _deflated(folder: Path, body: bytes, **options: Any) -> Response:
-    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    with running_receiver(folder, **options) as running, RawPeer(running.port) as peer:
-        assert peer.associate(associate_rq([(1, CT, (DEFLATED,))]))[0] == 2
-        return peer.store(UID, deflater.compress(body) + deflater.flush())
 
 
 def _request(folder: Path, encoded_command: bytes, body: bytes | None = None) -> Response:
@@ -110,6 +103,22 @@ def _quarantined(folder: Path, body: bytes) -> Response:
         return answer
 
 
+def _deflated(folder: Path, body: bytes, *, cut: int = 0, **options: Any) -> Response:
+    with running_receiver(folder, **options) as running, RawPeer(running.port) as peer:
+        assert peer.associate(associate_rq(((1, CT, (DEFLATED,)),)))[0] == 2
+        encoded = deflate(body)
+        answer = peer.store(UID, encoded[: len(encoded) - cut])
+        assert len(list(running.store.quarantined_keys())) == (cut > 0)
+        return answer
+
+
+def _without_identity(folder: Path) -> Response:
+    one = _quarantined(folder / "none", data_set(UID, study="1.2\\3"))
+    other = _quarantined(folder / "two", element(0x0008, 0x0018, b"UI", b"1.2.3.5") + data_set(UID))
+    assert one.status == other.status
+    return other
+
+
 def _full(self: IncomingObject, data: memoryview) -> None:
     with self._discarding():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -133,8 +142,8 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The data set is longer than receiver.max_object_mb.": lambda folder: _store(
         folder, data_set(UID, pixels=bytes(1_000_100)), max_object_mb=1
     ),
-    "A deflated data set inflates to more than receiver.max_object_mb.": lambda folder: _deflated(
-        folder, data_set(UID, pixels=bytes(2_000_000)), max_object_mb=1
+    "A deflated data set inflates beyond receiver.max_object_mb.": lambda folder: _deflated(
+        folder, data_set(UID, pixels=bytes(1_000_100)), max_object_mb=1
     ),
     "The disk does not take it.": lambda folder: _patched(folder, IncomingObject, "write", _full),
     "The ledger's database can't be reached.": lambda folder: _store(folder, ledger_type=_Closed),
@@ -147,8 +156,8 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "SOP Class UID or SOP Instance UID is missing in the command.": lambda folder: _request(
         folder, store_rq(""), data_set(UID)
     ),
-    "SOP Class UID or SOP Instance UID of the command is longer than 64 characters, or is no text.": lambda folder: (
-        _request(folder, store_rq(LONG_UID), data_set(LONG_UID))
+    "What the command names as SOP class or SOP instance is no UID.": lambda folder: _request(
+        folder, store_rq("1.2\\3"), data_set("1.2\\3")
     ),
     "Study Instance UID or Series Instance UID is missing in the data set.": lambda folder: _store(
         folder, data_set(UID, series="")
@@ -157,10 +166,17 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The data set can't be parsed in the negotiated transfer syntax; a copy is kept in quarantine.": lambda folder: (
         _quarantined(folder, b"this is no data set at all " * 50)
     ),
-    "A UID that identifies the data set is none, or is there twice with different values; a copy is kept in "
-    "quarantine.": lambda folder: _quarantined(folder, data_set(UID, series=LONG_UID)),
     "The data set ends before its last element does; a copy is kept in quarantine.": lambda folder: _quarantined(
         folder, data_set(UID, pixels=b"\1" * 4096)[:-100]
+    ),
+    "A deflated data set is broken or cut off; a copy is kept in quarantine.": lambda folder: _deflated(
+        folder, data_set(UID, pixels=bytes(range(256)) * 20), cut=100
+    ),
+    "An identifier of the data set is no UID, or is there twice with different values; a copy is kept in quarantine.": (
+        _without_identity
+    ),
+    "An element of a group before 0008 is in the data set; a copy is kept in quarantine.": lambda folder: _quarantined(
+        folder, element(0x0002, 0x0010, b"UI", b"1.2.840.10008.1.2") + data_set(UID)
     ),
     "Anything that nobody foresaw; the log has the details, the peer is told none.": lambda folder: _patched(
         folder, IncomingObject, "commit", _broken

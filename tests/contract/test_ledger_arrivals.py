@@ -157,6 +157,17 @@ def check_that_one_wins(ledger: Ledger, image: int) -> None:
     assert len(ledger.rows(f"SELECT id FROM instance WHERE source_id = {image}")) == won[0]
 
 
+def test_a_reason_that_quotes_what_no_column_holds_is_kept_without_it(ledger: Ledger) -> None:
+    # NUL is what PostgreSQL stores in no text; an attribute that a reason quotes may hold it.
+    _, (image,) = begin(ledger, 1)
+    reason = "pixels are not grey values (1 samples, MONO\0\ud800HROME2)"
+    record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
+    assert ledger.arrivals.decide(image, record)
+    expected = [("pixels are not grey values (1 samples, MONO??HROME2)",)]
+    assert ledger.rows(f"SELECT reason FROM enhancement WHERE instance_id = {image}") == expected
+    assert ledger.rows("SELECT reason FROM event WHERE event = 'decide'") == expected
+
+
 # -- conclusion -------------------------------------------------------------------------------------
 
 

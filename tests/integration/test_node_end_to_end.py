@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from model.manifest import PUBLISHED
-from tests.support.faults import slowed
+from tests.support.faults import fault_in_enhancement, slowed
 from tests.support.node import RunningNode, default_routes, destination, running_node
 from tests.support.peers import (
     DcmtkStorescp,
@@ -30,7 +30,7 @@ from tests.support.peers import (
     requires_orthanc,
     wait_until,
 )
-from tests.support.radiographs import CR, CT, ROOT, write_radiographs
+from tests.support.radiographs import CR, CT, ROOT, radiograph, write_radiographs
 
 pytestmark = [requires_dcmtk]
 
@@ -362,6 +362,37 @@ def test_when_the_deadline_passes_the_originals_go_on_flagged_and_only_they(tmp_
                 what="one attempt",
             )
             assert len(pacs.objects) == 2
+
+
+def test_a_cine_whose_deadline_passed_holds_up_no_other_series(tmp_path: Path) -> None:
+    cine = radiograph(1, series=1)
+    cine.NumberOfFrames = 300
+    cine.PixelData = cine.PixelData * 300
+    # A minute and more for all frames, in which nothing else is enhanced.
+    slow = """
+        denoise = self._model.denoiser.denoise
+        def slowly(*given, **options):
+            time.sleep(0.2)
+            return denoise(*given, **options)
+        object.__setattr__(self._model.denoiser, "denoise", slowly)
+    """
+    with MockScp() as pacs:
+        node = running_node(
+            tmp_path / "node",
+            pacs.port,
+            routes=default_routes("pacs", deadline_s=6.0),
+            environment=fault_in_enhancement(tmp_path / "site", slow),
+        )
+        with node as running:
+            cine.save_as(tmp_path / "cine.dcm", enforce_file_format=True)
+            running.send(tmp_path / "cine.dcm")
+            running.wait_balanced(1)
+            running.send(*write_radiographs(tmp_path / "in", 1, series=2))
+            running.wait_balanced(2)
+            assert running.rows("SELECT decision FROM enhancement ORDER BY instance_id") == [
+                ("passed_through",),
+                ("enhanced",),
+            ]
 
 
 # -- PostgreSQL -------------------------------------------------------------------------------------

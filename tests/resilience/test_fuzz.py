@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dicom_node.enhancement import Times
 from dicom_node.ledger.arrivals import ArrivalLedger
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.verification import verify
@@ -158,7 +159,7 @@ def test_a_damaged_data_set_is_answered_and_kept_exactly_or_quarantined(
         if state == "stored":
             stored = ArrivalLedger(receiver.database).instance(int(str(row_id)))
             record, derived = enhancer_with(receiver.store, StandInDenoiser(step=-2.0)).enhance(
-                stored, ROUTES[-1], series_at=1.0
+                stored, ROUTES[-1], Times(series_at=1.0)
             )
             assert record.reason is None or "unforeseen" not in record.reason
             if derived is not None:

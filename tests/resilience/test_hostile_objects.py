@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 
 from config.settings import RouteSettings
+from dicom_node.enhancement import Times
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.ledger.balance import BalanceLedger
@@ -134,7 +135,7 @@ def _worker_lives(receiver: RunningReceiver, case: HostileObject, instance_id: i
     enhancer = enhancer_with(receiver.store, StandInDenoiser(step=-2.0))
     begin = time.monotonic()
     with peak_growth() as growth:
-        record, derived = enhancer.enhance(stored, ROUTES[-1], series_at=1.0)
+        record, derived = enhancer.enhance(stored, ROUTES[-1], Times(series_at=1.0))
         if derived is not None:
             enhancer.discard(derived)
         path = receiver.store.path(stored.key)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from config.settings import DerivationSettings, RouteSettings
-from dicom_node.enhancement import ImageEnhancer, LoadedModel
+from dicom_node.enhancement import ImageEnhancer, LoadedModel, Times
 from dicom_node.instance_store import InstanceStore, StoredObject
 from dicom_node.ledger.arrivals import DerivedInstance, EnhancementRecord, StoredInstance
 from model.denoiser import Denoiser, DenoiseResult
@@ -93,5 +93,5 @@ def enhance_stored(
     """Enhance what the store in `folder` holds of `ds`, as `enhance` does."""
     store = InstanceStore(folder)
     route = RouteSettings(name="all", destinations=("pacs",), sop_classes=(ds.SOPClassUID,))
-    record, derived = enhancer_with(store, denoiser).enhance(stored_instance(ds, stored), route, series_at=0.0)
+    record, derived = enhancer_with(store, denoiser).enhance(stored_instance(ds, stored), route, Times(series_at=0.0))
     return record, derived, None if derived is None else store.path(derived.key)

@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from config.settings import DerivationSettings, RouteSettings
-from dicom_node.enhancement import ImageEnhancer, LoadedModel, declared_dose
+from dicom_node.enhancement import ImageEnhancer, LoadedModel, Times, declared_dose
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import EnhancementDecision, StoredInstance
 from model.denoiser import Denoiser
@@ -69,7 +69,7 @@ def test_a_dose_that_the_noise_contradicts_is_in_the_recorded_decision(tmp_path:
         node_name="node",
     )
     record, derived = enhancer.enhance(
-        instance, RouteSettings(name="all", destinations=("pacs",), sop_classes=(ds.SOPClassUID,)), series_at=0.0
+        instance, RouteSettings(name="all", destinations=("pacs",), sop_classes=(ds.SOPClassUID,)), Times(series_at=0.0)
     )
     assert record.decision is EnhancementDecision.ENHANCED
     assert derived is not None

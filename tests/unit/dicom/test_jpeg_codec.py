@@ -6,6 +6,7 @@ import random
 import shutil
 import struct
 import subprocess
+from io import BytesIO
 from pathlib import Path
 
 import imagecodecs
@@ -15,6 +16,7 @@ import pydicom.data
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
@@ -159,6 +161,20 @@ def test_a_stream_that_claims_to_be_huge_asks_for_no_memory() -> None:
     huge = STREAM[:position] + struct.pack(">HH", 65000, 65000) + STREAM[position + 4 :]
     with pytest.raises(UnsupportedPixels, match="has 65000 x 65000 pixels, the attributes say 40 x 56"):
         frames_of(jpeg_dataset(huge, (40, 56), bits=12))
+
+
+def test_progressive_scans_are_read_up_to_a_number_that_no_encoder_reaches() -> None:
+    # Each scan goes over all pixels: at 8000 x 8000 a hundred bytes of it take 33 ms.
+    stored = np.full((64, 80), 77, np.uint8)
+    encoded = BytesIO()
+    Image.fromarray(stored).save(encoded, "JPEG", progressive=True, quality=90)
+    stream = encoded.getvalue().removesuffix(b"\xff\xd9")
+    scans = stream.count(b"\xff\xda")
+    last = stream[stream.rindex(b"\xff\xc4") :]
+    most = stream + last * (100 - scans) + b"\xff\xd9"
+    assert np.array_equal(frames_of(jpeg_dataset(most, stored.shape, bits=8, syntax=JPEGBaseline8Bit))[0], stored)
+    with pytest.raises(UnsupportedPixels, match="101 scans"):
+        frames_of(jpeg_dataset(stream + last * (101 - scans) + b"\xff\xd9", (64, 80), bits=8, syntax=JPEGBaseline8Bit))
 
 
 def test_samples_wider_than_the_cells_are_refused() -> None:

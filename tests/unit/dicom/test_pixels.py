@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
@@ -33,6 +34,7 @@ from dicom_node.pixels import (
 )
 from model.domain import Domain
 from tests.support.grey_images import grey_image, images
+from tests.support.memory import peak_growth
 from tests.support.objects import dx_dataset, save, set_transfer_syntax, xa_dataset
 
 
@@ -118,6 +120,43 @@ def test_big_endian_words_of_8_bit_cells_are_read_in_order(tmp_path: Path) -> No
     spec = read_spec(ds)
     (frame,) = iter_frames(save(ds, tmp_path / "be.dcm"), spec)
     assert np.array_equal(frame.values, stored[0])
+
+
+def big_endian_words(cells: NDArray[np.uint8]) -> Dataset:
+    """Return an image whose 8-bit cells are in big endian words of 16 bits."""
+    ds = xa_dataset(np.zeros((len(cells), 1, 1), np.uint16), bits_stored=8)
+    ds.Rows, ds.Columns = cells.shape[1:]
+    ds.BitsAllocated = 8
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    data = cells.tobytes() + b"\0" * (cells.size % 2)
+    ds.PixelData = np.frombuffer(data, "<u2").byteswap().tobytes()
+    ds["PixelData"].VR = "OW"
+    return ds
+
+
+def test_frames_that_share_a_big_endian_word_are_told_apart(tmp_path: Path) -> None:
+    cells = np.random.default_rng(4).integers(0, 256, (5, 3, 7), dtype=np.uint8)
+    ds = big_endian_words(cells)
+    for source in (ds, save(ds, tmp_path / "be.dcm")):
+        assert np.array_equal([frame.values for frame in iter_frames(source, read_spec(ds))], cells)
+
+
+def test_half_a_big_endian_word_is_refused() -> None:
+    ds = big_endian_words(np.ones((1, 3, 5), np.uint8))
+    spec = read_spec(ds)
+    ds.PixelData = ds.PixelData[:-1]
+    with pytest.raises(UnsupportedPixels, match="holds 15 bytes, the attributes ask for 16"):
+        list(iter_frames(ds, spec))
+
+
+def test_big_endian_words_are_read_frame_by_frame(tmp_path: Path) -> None:
+    ds = big_endian_words(np.zeros((200, 512, 512), np.uint8))
+    path, spec = save(ds, tmp_path / "be.dcm"), read_spec(ds)
+    ds.clear()
+    with peak_growth() as growth:
+        assert sum(1 for _ in iter_frames(path, spec)) == 200
+    # The pixels are 52 MB.
+    assert growth.bytes < 15 * 10**6
 
 
 def test_native_pixels_never_take_the_padding_value() -> None:
