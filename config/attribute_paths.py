@@ -61,6 +61,15 @@ def parse_path(text: str) -> tuple[PathStep, ...]:
         position = found.end() + 1
 
 
+def vr_of(text: str) -> str | None:
+    """Return the VR of the attribute that a path ends at; None if DICOM's dictionary does not have it."""
+    step = parse_path(text)[-1]
+    tag = (step.group << 16) + step.element
+    if step.creator or not dictionary_has_tag(tag):
+        return None
+    return dictionary_VR(tag)
+
+
 def is_keyword(text: str) -> bool:
     """Return whether `text` is the keyword of an attribute of DICOM."""
     return tag_for_keyword(text) is not None

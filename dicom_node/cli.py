@@ -18,9 +18,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
-from config.settings import Settings
 from dicom_node import __version__, diagnosis, reports, sending
 from dicom_node import app as application
 from dicom_node.conformance import render_statement
@@ -111,7 +111,7 @@ def check(config: ConfigFile, as_json: AsJson = False) -> int:
             _print_json({"ok": False, "faults": [asdict(fault) for fault in error.faults], "warnings": []})
             return EXIT_USAGE
         raise
-    warnings = _warnings(settings)
+    warnings = doubts(settings)
     if as_json:
         _print_json({"ok": True, "faults": [], "warnings": warnings})
         return EXIT_OK
@@ -119,26 +119,6 @@ def check(config: ConfigFile, as_json: AsJson = False) -> int:
         print(f"warning: {warning}")
     print(f"{config}: settings are valid.")
     return EXIT_OK
-
-
-def _warnings(settings: Settings) -> list[str]:
-    found = []
-    if not settings.sources:
-        found.append("no [[sources]]: every association will be rejected")
-    routes = settings.routes_in_order
-    if not routes:
-        found.append("no [[routes]] and no [fallback]: everything received will be kept and nothing forwarded")
-    elif routes[-1].match:
-        found.append(
-            "the last of [[routes]] has conditions and there is no [fallback]: "
-            "what no route matches is kept and not forwarded"
-        )
-    open_to_all = [place for place, one in enumerate(settings.routes) if not one.match][:1]
-    for place in open_to_all:
-        before = settings.routes[place].name
-        unreached = settings.routes[place + 1 :]
-        found += [f"route {one.name} is never reached: {before} before it takes everything" for one in unreached]
-    return found
 
 
 @commands.command()
