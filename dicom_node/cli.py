@@ -21,6 +21,7 @@ from rich.text import Text
 from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
+from config.settings import Settings
 from dicom_node import __version__, diagnosis, reports, sending
 from dicom_node import app as application
 from dicom_node.conformance import render_statement
@@ -29,7 +30,7 @@ from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
-from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
+from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
 from dicom_node.states import DeliveryState
 from dicom_node.verification import verify as verify_state
 
@@ -200,7 +201,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
     if as_json:
         _print_json(asdict(found))
     else:
-        reports.show_status(Console(), found)
+        reports.show_status(Console(), found, state.store.path)
     return EXIT_OK
 
 
@@ -228,7 +229,9 @@ def queue_list(
     as_json: AsJson = False,
 ) -> int:
     """Show the deliveries that wait, are refused or were given up."""
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        _require_destination(settings, state, destination)
         lines = state.deliveries.lines(states=None if show_all else OPEN_STATES, destination=destination)
     if as_json:
         _print_json({"deliveries": [reports.line_as_json(line) for line in lines]})
@@ -247,18 +250,28 @@ def queue_retry(
     """Try deliveries again now: refused, given up, held, or waiting for their next attempt."""
     if not numbers and destination is None:
         raise OperationRefused("name deliveries by number (`dicom-node queue list`), or --destination NAME")
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        _require_destination(settings, state, destination)
         wanted = list(numbers or [])
         if destination is not None:
             again = [s for s in OPEN_STATES if s not in (DeliveryState.SENDING, DeliveryState.COMMITTING)]
             wanted += [line.delivery_id for line in state.deliveries.lines(states=again, destination=destination)]
-        for number in wanted:
-            state.deliveries.requeue(number, "asked for by queue retry")
+        wanted = list(dict.fromkeys(wanted))
+        state.deliveries.requeue(*wanted, reason="asked for by queue retry")
     if as_json:
         _print_json({"requeued": wanted})
     else:
-        print(f"{len(wanted)} deliveries are tried again now.")
+        print(f"{len(wanted)} {'delivery is' if len(wanted) == 1 else 'deliveries are'} tried again now.")
     return EXIT_OK
+
+
+def _require_destination(settings: Settings, state: State, name: str | None) -> None:
+    """Refuse a name that neither the settings nor the ledger know: its queue would look empty."""
+    known = {destination.name for destination in settings.destinations}
+    if name is None or name in known or state.deliveries.lines(destination=name):
+        return
+    raise OperationRefused(f"no destination {name!r}; known are {', '.join(sorted(known)) or 'none'}")
 
 
 @route.command("test")

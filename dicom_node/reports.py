@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -20,35 +20,40 @@ from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.processes import DEAD_AFTER_S
 from dicom_node.routing import RouteTrial
 from dicom_node.sending import Trouble
+from dicom_node.states import DEAD_LETTERS
 from dicom_node.verification import Verification
 
 
-def show_status(console: Console, status: NodeStatus) -> None:
-    """Print what `dicom-node status` found."""
+def show_status(console: Console, status: NodeStatus, locate: Callable[[str], Path]) -> None:
+    """Print what `dicom-node status` found; `locate` gives the file of a key of the instance store."""
     processes = _table("process", "state", "pid", "host", "last seen")
     for row in status.processes:
         state = "running" if row["silent_s"] < DEAD_AFTER_S else "SILENT"
         processes.add_row(row["name"], state, str(row["pid"]), row["host"], f"{row['silent_s']:.0f} s ago")
     console.print(processes if status.processes else Text("No process of this node runs: dicom-node run -c FILE"))
-    console.print(f"Open associations: {status.open_associations}")
-    console.print("Series: " + _counts(status.arrivals))
-    console.print("Objects: " + _counts(status.instances))
+    _say(console, f"Open associations: {status.open_associations}")
+    _say(console, "Series: " + _counts(status.arrivals))
+    _say(console, "Objects: " + _counts(status.instances))
     deliveries = _table("destination", "deliveries")
     for destination, counts in status.deliveries.items():
         deliveries.add_row(destination, _counts(counts))
     if status.deliveries:
         console.print(deliveries)
+    if any(counts.get(state.value) for counts in status.deliveries.values() for state in DEAD_LETTERS):
+        _say(console, "Nobody tries the refused and abandoned ones any more: dicom-node queue list -c FILE says why")
     if status.oldest_pending_s is not None:
-        console.print(f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
+        _say(console, f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
     for uid in status.unrouted:
-        console.print(
-            Text(f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node")
+        _say(
+            console, f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node"
+        )
+    for row in status.quarantined:
+        sender = f"{row['calling_ae_title']} at {row['host']}" if row["host"] else "an unknown sender"
+        _say(
+            console, f"Quarantined {_local(row['at'])}, from {sender}: {row['reason']}; it lies in {locate(row['key'])}"
         )
     for row in status.rejections:
-        at = datetime.fromtimestamp(row["last_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        console.print(
-            Text(f"Rejected {row['count']} x, last {at}, from {row['host']}: {row['reason']}"), soft_wrap=True
-        )
+        _say(console, f"Rejected {row['count']} x, last {_local(row['last_at'])}, from {row['host']}: {row['reason']}")
 
 
 def show_verification(console: Console, found: Verification) -> None:
@@ -58,10 +63,10 @@ def show_verification(console: Console, found: Verification) -> None:
         table.add_row(name, *_fields(count))
     console.print(table)
     for finding in found.balance.findings:
-        console.print(Text(f"{finding.subject}: {finding.finding}", style="red"))
+        _say(console, f"{finding.subject}: {finding.finding}", style="red")
     for word, keys in (("missing", found.missing), ("damaged", found.damaged)):
         for key in keys:
-            console.print(Text(f"file {word}: {key}", style="red"))
+            _say(console, f"file {word}: {key}", style="red")
     if found.orphans:
         console.print(f"{len(found.orphans)} files that nobody was told are safe (left by crashes)")
     console.print("Nothing is lost." if found.ok else Text("Something is missing; see above.", style="bold red"))
@@ -72,8 +77,9 @@ def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> N
     for line in lines:
         wait = f", next in {max(0.0, line.next_attempt_at - now):.0f} s" if line.state.value == "pending" else ""
         head = Text(f"{line.delivery_id}  {line.destination}  {line.state.value}", style="bold")
+        tries = f"{line.attempts} {'try' if line.attempts == 1 else 'tries'}"
         head.append(
-            f"  {line.sent} sent, {line.refused} refused, {line.pending} left, {line.attempts} tries{wait}",
+            f"  {line.sent} sent, {line.refused} refused, {line.pending} left, {tries}{wait}",
             style="not bold",
         )
         console.print(head, soft_wrap=True)
@@ -172,6 +178,15 @@ def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
             for s in forecast.shipments
         ],
     }
+
+
+def _say(console: Console, sentence: str, *, style: str = "") -> None:
+    # Text, as what a peer or an object says can look like markup; in one piece, for those who search or cut lines.
+    console.print(Text(sentence, style=style), soft_wrap=True)
+
+
+def _local(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _table(*columns: str) -> Table:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from config.loading import load_settings
 from dicom_node import cli, state
 from dicom_node.app import only_one
 from dicom_node.conformance import render_statement
+from dicom_node.ledger.database import ledger_url
+from tests.contract.conftest import Clock, Ledger
 from tests.support.objects import cr_dataset, save, sr_dataset
 from tests.support.peers import MockScp, closed_port
 
@@ -257,6 +260,73 @@ def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> Non
     refused = run("queue", "retry", 7, "-c", settings)
     assert refused.returncode == state.EXIT_USAGE
     assert "queue list" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "retry"])
+def test_the_queue_of_a_misspelt_destination_is_not_said_to_be_empty(settings: Path, command: str) -> None:
+    refused = run("queue", command, "-c", settings, "--destination", "pasc")
+    assert (refused.returncode, refused.stdout) == (state.EXIT_USAGE, "")
+    assert refused.stderr == "dicom-node: no destination 'pasc'; known are pacs\n"
+    assert run("queue", command, "-c", settings, "--destination", "pacs").returncode == state.EXIT_OK
+
+
+@pytest.fixture
+def ledger(settings: Path) -> Iterator[Ledger]:
+    """The ledger of the node, for what only a running node would write into it."""
+    opened = Ledger(ledger_url("", settings.parent / "node-data"), Clock())
+    yield opened
+    opened.database.close()
+
+
+def refuse(ledger: Ledger, destination: str) -> None:
+    """Have a destination refuse a series as a whole."""
+    arrival_id = ledger.complete()
+    (image,) = ledger.arrivals.begin(arrival_id, 0)
+    ledger.pass_through(image)
+    ledger.arrivals.conclude(arrival_id, destinations=(destination,), send_original=True, send_enhanced=False)
+    (delivery,) = ledger.deliveries.due()
+    ledger.deliveries.begin(delivery.delivery_id, 0)
+    ledger.deliveries.refuse(delivery.delivery_id, "it does not take this SOP class")
+
+
+def test_a_destination_that_only_the_ledger_knows_still_has_its_queue(settings: Path, ledger: Ledger) -> None:
+    refuse(ledger, "former-pacs")
+    said = run("queue", "list", "-c", settings, "--destination", "former-pacs")
+    assert "0 sent, 1 refused, 0 left, 1 try\n" in said.stdout
+    retried = run("queue", "retry", "-c", settings, "--destination", "former-pacs")
+    assert retried.stdout == "1 delivery is tried again now.\n"
+
+
+def test_status_leads_from_dead_letters_to_their_reasons(settings: Path, ledger: Ledger) -> None:
+    assert "queue list" not in run("status", "-c", settings).stdout
+    refuse(ledger, "pacs")
+    assert "dicom-node queue list -c FILE says why" in run("status", "-c", settings).stdout
+
+
+def test_status_names_what_is_quarantined_with_sender_reason_and_file(settings: Path, ledger: Ledger) -> None:
+    key = f"q-{'0' * 32}"
+    reason = "the data set is cut off: [7fe0,0010] announces 152788 bytes more than came, which is a long sentence"
+    ledger.reception.record_quarantined(
+        association_id=ledger.associate(),
+        key=key,
+        size=10,
+        dataset_offset=5,
+        digest="e" * 64,
+        reason=reason,
+        sop_instance_uid="1.2.3",
+    )
+    (line,) = [line for line in run("status", "-c", settings).stdout.splitlines() if line.startswith("Quarantined")]
+    file = settings.parent / "node-data" / "quarantine" / f"{key}.dcm"
+    assert line.endswith(f", from XRAY1 at 127.0.0.1: {reason}; it lies in {file}")
+    (told,) = json.loads(run("status", "-c", settings, "--json").stdout)["quarantined"]
+    assert told == {
+        "at": ledger.clock.now,
+        "calling_ae_title": "XRAY1",
+        "host": "127.0.0.1",
+        "sop_instance_uid": "1.2.3",
+        "reason": reason,
+        "key": key,
+    }
 
 
 def test_conformance_writes_the_statement_of_the_settings(settings: Path, tmp_path: Path) -> None:
