@@ -27,7 +27,7 @@ from dicom_node import app as application
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
-from dicom_node.forecast import Forecast, foresee
+from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
@@ -298,19 +298,21 @@ def route_test(
     skipped: list[sending.Trouble] = []
     for file in sending.find_files(files):
         try:
+            sending.require_dicom(file)
             with open_part10(file) as part10:
                 forecasts.append((file, foresee(settings, part10, sender)))
         except OSError as error:
             skipped.append(sending.Trouble(path=file, reason=f"can't be read ({error.strerror})"))
-        except NodeError as error:
+        except (sending.NotSendable, NodeError) as error:
             skipped.append(sending.Trouble(path=file, reason=str(error)))
     if not forecasts:
         said = f"{skipped[0].path}: {skipped[0].reason}" if skipped else f"{files[0]} is empty"
-        raise OperationRefused(f"{said}; name a DICOM file")
+        raise OperationRefused(f"{said}; name a DICOM file that can be read")
+    warnings = sender_troubles(settings, sender)
     if as_json:
-        _print_json(reports.forecasts_as_json(forecasts, skipped))
+        _print_json(reports.forecasts_as_json(forecasts, skipped, warnings))
     else:
-        reports.show_forecasts(Console(), forecasts, skipped)
+        reports.show_forecasts(Console(), forecasts, skipped, warnings)
     return EXIT_FOUND_FAULTS if any(forecast.route is None for _, forecast in forecasts) else EXIT_OK
 
 

@@ -54,6 +54,8 @@ class Forecast:
         Share of the estimated noise to remove; None where it is not enhanced.
     shipments
         One for each destination and content.
+    report
+        Whether each destination also gets a report on the series, since its route makes one.
     """
 
     route: str | None
@@ -62,6 +64,7 @@ class Forecast:
     reason: str
     strength: float | None = None
     shipments: tuple[Shipment, ...] = ()
+    report: bool = False
 
 
 def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Forecast:
@@ -77,6 +80,7 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
         enhanced=decision.enhance,
         reason=decision.reason,
         strength=route.strength_value if decision.enhance else None,
+        report=route.report and decision.enhance,
         shipments=tuple(
             _shipment(part10, content, settings.destination(name))
             for name in route.destinations
@@ -84,6 +88,21 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
             for content in contents or (Content.ORIGINAL,)
         ),
     )
+
+
+def sender_troubles(settings: Settings, sender: SenderFacts) -> list[str]:
+    """Return why the sender that a forecast assumes would not come so far, or is not told enough to judge routes."""
+    found = []
+    if sender.calling_ae_title and not sender.source:
+        found.append(
+            f"{sender.calling_ae_title} is in no [[sources]]: its association would be rejected, and no route be asked"
+        )
+    if sender.called_ae_title != settings.node.ae_title:
+        found.append(f"this node is {settings.node.ae_title}: an association that calls another would be rejected")
+    asked = {key for route in settings.routes for key in route.match}
+    if not sender.calling_ae_title and asked & {"calling_ae_title", "source"}:
+        found.append("no calling AE title is assumed, and routes ask for the sender: name one with --calling")
+    return found
 
 
 def _decide(route: RouteSettings, part10: Part10File) -> Decision:

@@ -91,8 +91,15 @@ def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> N
         console.print("Nothing waits, is refused or was given up.")
 
 
-def show_forecasts(console: Console, forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> None:
+def show_forecasts(
+    console: Console,
+    forecasts: Sequence[tuple[Path, Forecast]],
+    skipped: Sequence[Trouble],
+    warnings: Sequence[str],
+) -> None:
     """Print what would become of objects: once for neighbours that share it, the first one named in full."""
+    for warning in warnings:
+        _say(console, f"warning: {warning}")
     for _, group in groupby(forecasts, key=lambda entry: entry[1]):
         (path, forecast), *others = group
         also = f" and {len(others)} more" if others else ""
@@ -118,6 +125,8 @@ def _show_forecast(console: Console, forecast: Forecast) -> None:
         names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
         what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
         console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
+    for destination in dict.fromkeys(shipment.destination for shipment in forecast.shipments if forecast.report):
+        _say(console, f"  {destination} gets a report on the series, an Enhanced SR, if an image of it is enhanced")
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:
@@ -151,18 +160,21 @@ def trial_as_json(trial: RouteTrial) -> dict[str, Any]:
     }
 
 
-def forecasts_as_json(forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> dict[str, Any]:
+def forecasts_as_json(
+    forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble], warnings: Sequence[str]
+) -> dict[str, Any]:
     """Return the object that `dicom-node route test --json` prints.
 
     ``objects`` has for each file ``file``, ``route`` (null where none takes it), ``trials``, ``enhanced``, ``reason``,
-    ``strength`` (null where it is not enhanced) and ``sends``: for each destination and content (``original`` or
-    ``enhanced``) the UIDs of the transfer syntaxes in the order in which they are offered. ``skipped`` names files that
-    hold no object, with the reason. Where there is a single object, its ``route`` and ``trials`` stand at the top too.
+    ``strength`` (null where it is not enhanced), ``report`` (whether one on the series goes along) and ``sends``: for
+    each destination and content (``original`` or ``enhanced``) the UIDs of the transfer syntaxes in the order in which
+    they are offered. ``skipped`` names files that hold no object, with the reason; ``warnings`` tell of the assumed
+    sender. Where there is a single object, its ``route`` and ``trials`` stand at the top too.
     """
     objects = [_forecast_as_json(path, forecast) for path, forecast in forecasts]
     single = {key: objects[0][key] for key in ("route", "trials")} if len(objects) == 1 else {}
     listed = [{"path": str(trouble.path), "reason": trouble.reason} for trouble in skipped]
-    return {**single, "objects": objects, "skipped": listed}
+    return {**single, "objects": objects, "skipped": listed, "warnings": list(warnings)}
 
 
 def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
@@ -173,6 +185,7 @@ def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
         "enhanced": forecast.enhanced,
         "reason": forecast.reason,
         "strength": forecast.strength,
+        "report": forecast.report,
         "sends": [
             {"destination": s.destination, "content": s.content.value, "transfer_syntaxes": list(s.transfer_syntaxes)}
             for s in forecast.shipments

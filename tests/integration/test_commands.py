@@ -185,6 +185,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
         "enhanced": True,
         "reason": "Computed Radiography Image Storage, 12 bits, 1 frame(s)",
         "strength": 0.4,
+        "report": False,
         "sends": [
             {
                 "destination": "pacs",
@@ -211,19 +212,55 @@ def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
     folder.mkdir(parents=True)
     save(sr_dataset(), folder / "report.dcm")
     (folder / "notes.txt").write_text("nothing")
+    (folder / "empty.dcm").touch()
     said = json.loads(run("route", "test", tmp_path / "study", image, "-c", settings, "--json").stdout)
     assert "route" not in said
     assert [(Path(o["file"]).name, o["route"], o["enhanced"]) for o in said["objects"]] == [
         ("report.dcm", "fallback", False),
         ("image.dcm", "radiographs", True),
     ]
-    assert [Path(entry["path"]).name for entry in said["skipped"]] == ["notes.txt"]
+    assert [(Path(entry["path"]).name, entry["reason"]) for entry in said["skipped"]] == [
+        ("empty.dcm", "the file is empty"),
+        ("notes.txt", "not a DICOM file"),
+    ]
     # With only one object the answer keeps the keys that it had when it took one file.
     single = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
     assert (single["route"], single["trials"]) == ("radiographs", said["objects"][1]["trials"])
     text = run("route", "test", image, image, "-c", settings).stdout
     assert f"{image} and 1 more" in text
     assert text.count("takes it") == 1
+
+
+def test_route_test_tells_of_the_report_that_each_destination_gets(settings: Path, image: Path) -> None:
+    with_lines(settings, report="true")
+    assert "  pacs gets a report on the series, an Enhanced SR" in run("route", "test", image, "-c", settings).stdout
+    with_lines(settings, report="false")
+    assert "report" not in run("route", "test", image, "-c", settings).stdout
+
+
+def test_route_test_warns_of_a_sender_that_would_be_rejected(settings: Path, image: Path) -> None:
+    def warnings(*options: str) -> list[str]:
+        said = run("route", "test", image, "-c", settings, *options, "--json")
+        found: list[str] = json.loads(said.stdout)["warnings"]
+        return found
+
+    assert warnings() == warnings("--calling", "XRAY1") == []
+    assert warnings("--calling", "XRAY2", "--called", "OTHER") == [
+        "XRAY2 is in no [[sources]]: its association would be rejected, and no route be asked",
+        "this node is LOWDOSE: an association that calls another would be rejected",
+    ]
+    settings.write_text(settings.read_text().replace("match = { Modality", 'match = { source = ".*", Modality'))
+    assert warnings() == ["no calling AE title is assumed, and routes ask for the sender: name one with --calling"]
+    assert "warning: no calling AE title" in run("route", "test", image, "-c", settings).stdout
+
+
+def test_send_shows_as_sent_only_what_arrived(image: Path) -> None:
+    with closed_port() as port:
+        ended = run("send", image, "--to", f"LOWDOSE@127.0.0.1:{port}")
+    assert "0 of 1 sent" in ended.stderr
+    with MockScp() as scp:
+        ended = run("send", image, "--to", f"{scp.ae_title}@127.0.0.1:{scp.port}")
+    assert "1 of 1 sent" in ended.stderr
 
 
 def test_route_test_plays_an_ae_title_and_ends_with_1_where_no_route_takes_one(settings: Path, image: Path) -> None:

@@ -164,6 +164,20 @@ def test_what_has_no_pixels_or_bits_beside_the_stored_ones_is_not_offered_compre
     assert archive.transfer_syntaxes == ((LE, IMPLICIT) if compress == "jpeg-ls" else (RLELossless, LE, IMPLICIT))
 
 
+@pytest.mark.parametrize(
+    ("make", "route", "report"),
+    [
+        (lambda: cr_dataset(GREY), {"report": True}, True),
+        (lambda: cr_dataset(GREY), {}, False),
+        (sr_dataset, {"report": True}, False),
+    ],
+)
+def test_a_report_goes_along_where_the_route_makes_one_and_something_is_enhanced(
+    tmp_path: Path, make: Callable[[], Dataset], route: dict[str, Any], report: bool
+) -> None:
+    assert forecast(make(), tmp_path, settings(route=route)).report is report
+
+
 def test_an_object_without_file_meta_information_is_judged_like_any_other(tmp_path: Path) -> None:
     path, ds = tmp_path / "bare.dcm", cr_dataset(GREY)
     del ds.file_meta
