@@ -142,8 +142,6 @@ def require_dicom(path: Path) -> None:
     """Raise `NotSendable` where a file begins neither as a Part 10 file nor as a data set."""
     with path.open("rb") as file:
         beginning = file.read(132)
-    if not beginning:
-        raise NotSendable("the file is empty")
     if beginning[128:] != b"DICM" and beginning[:2] not in _FIRST_GROUPS:
         raise NotSendable("not a DICOM file")
 

@@ -220,7 +220,7 @@ def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
         ("image.dcm", "radiographs", True),
     ]
     assert [(Path(entry["path"]).name, entry["reason"]) for entry in said["skipped"]] == [
-        ("empty.dcm", "the file is empty"),
+        ("empty.dcm", "not a DICOM file"),
         ("notes.txt", "not a DICOM file"),
     ]
     # With only one object the answer keeps the keys that it had when it took one file.
