@@ -51,14 +51,28 @@ def parse_path(text: str) -> tuple[PathStep, ...]:
     while True:
         found = _STEP.match(text, position)
         if found is None or text[found.end() : found.end() + 1] not in ("", "."):
-            raise ValueError(f"{text!r} is not {FORMS}")
+            raise ValueError(f"{FORMS}; {text!r} is none")
         step = _step(found)
         steps.append(step)
         if found.end() == len(text):
             return tuple(steps)
         if not _may_be_sequence(step):
-            raise ValueError(f"{found.group()} in {text!r} is no sequence, so nothing can stand behind it")
+            raise ValueError(f"a sequence before each dot; {found.group()} in {text!r} is none")
         position = found.end() + 1
+
+
+def vr_of(text: str) -> str | None:
+    """Return the VR of the attribute that a path ends at; None if DICOM's dictionary does not have it."""
+    step = parse_path(text)[-1]
+    tag = (step.group << 16) + step.element
+    if step.creator or not dictionary_has_tag(tag):
+        return None
+    return dictionary_VR(tag)
+
+
+def is_keyword(text: str) -> bool:
+    """Return whether `text` is the keyword of an attribute of DICOM."""
+    return tag_for_keyword(text) is not None
 
 
 def _step(found: re.Match[str]) -> PathStep:
@@ -67,13 +81,13 @@ def _step(found: re.Match[str]) -> PathStep:
         if tag is None:
             near = difflib.get_close_matches(found["keyword"], keyword_dict, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{found['keyword']!r} is no attribute keyword of DICOM{hint}")
+            raise ValueError(f"an attribute keyword of DICOM; {found['keyword']!r} is none{hint}")
         return PathStep(group=tag >> 16, element=tag & 0xFFFF)
     if found["group"]:
         return PathStep(group=int(found["group"], 16), element=int(found["element"], 16))
     group, creator = int(found["private_group"], 16), found["creator"].strip(" ")
     if group % 2 == 0 or not creator:
-        raise ValueError(f"{found.group()!r} is no private tag: its group is odd, and its creator is named")
+        raise ValueError(f"a private tag whose group is odd and whose creator is named; {found.group()!r} is none")
     return PathStep(group=group, element=int(found["offset"], 16), creator=creator)
 
 

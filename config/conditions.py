@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import re2
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 _DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 _BOUND_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
@@ -70,13 +71,18 @@ def quantity_of_bound(bound: float | str) -> Quantity:
     if not isinstance(bound, str):
         return Quantity(measure=Measure.NUMBER, amount=bound)
     if found := _BOUND_DATE.fullmatch(bound):
-        dt.date(*(int(part) for part in found.groups()))
+        try:
+            dt.date(*(int(part) for part in found.groups()))
+        except ValueError as error:
+            raise ValueError(f"a date of the calendar; {bound!r} is none ({error})") from None
         return Quantity(measure=Measure.DATE, amount=float("".join(found.groups())))
     if (found := _BOUND_TIME.fullmatch(bound)) and int(found[1]) < 24 and int(found[2]) < 60:
         return Quantity(measure=Measure.TIME, amount=_seconds(*found.groups()))
     if found := _BOUND_AGE.fullmatch(bound):
         return Quantity(measure=Measure.AGE, amount=int(found[1]) * _DAYS[found[2]])
-    raise ValueError(f'a number, a date "2026-01-31", a time "08:30" or an age "18Y", "6M", "2W", "3D"; not {bound!r}')
+    raise ValueError(
+        f'a number, a date "2026-01-31", a time "08:30" or an age "18Y", "6M", "2W", "3D"; {bound!r} is none'
+    )
 
 
 def amount_of_value(text: str, measure: Measure) -> float | None:
@@ -149,15 +155,16 @@ def _kind(value: object) -> str | None:
     return None
 
 
-_KINDS = Discriminator(
-    _kind,
-    custom_error_type="condition",
-    custom_error_message="a regular expression, a list of them, { min, max }, { not } or { present }",
-)
+def _kinds(allowed: str) -> Discriminator:
+    return Discriminator(_kind, custom_error_type="condition", custom_error_message=allowed)
 
-Pattern = Annotated[str, Tag("pattern")]
-Patterns = Annotated[tuple[str, ...], Field(min_length=1), Tag("patterns")]
-Positive = Annotated[Pattern | Patterns | Annotated[Range, Tag("range")], _KINDS]
+
+_Expression = Annotated[str, AfterValidator(check_pattern)]
+Pattern = Annotated[_Expression, Tag("pattern")]
+Patterns = Annotated[tuple[_Expression, ...], Field(min_length=1), Tag("patterns")]
+Positive = Annotated[
+    Pattern | Patterns | Annotated[Range, Tag("range")], _kinds("a regular expression, a list of them, or { min, max }")
+]
 
 
 class Negation(_Table):
@@ -179,10 +186,16 @@ Condition = Annotated[
     | Annotated[Range, Tag("range")]
     | Annotated[Negation, Tag("negation")]
     | Annotated[Presence, Tag("presence")],
-    _KINDS,
+    _kinds("a regular expression, a list of them, { min, max }, { not } or { present }"),
 ]
-KIND_NAMES = frozenset({"pattern", "patterns", "range", "negation", "presence"})
-"""How a fault's place names the kind of condition that was found there."""
+KINDS: Mapping[str, type[BaseModel] | None] = {
+    "pattern": None,
+    "patterns": None,
+    "range": Range,
+    "negation": Negation,
+    "presence": Presence,
+}
+"""How a fault's place names the kind of condition that was found there -> the table that it is, if it is one."""
 
 
 def patterns_of(condition: Condition) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def render_reference() -> str:
         "",
         "One TOML file holds every setting; `dicom-node init DIR` writes a commented one, and",
         "`dicom-node check -c FILE` names every fault in it at once. This page is made from the schema",
-        "(`python -m config.example --docs`).",
+        "(`python -m config.example --docs`). How to write the conditions of a route: [routes.md](routes.md).",
     ]
     for name, field in Settings.model_fields.items():
         model = LISTS.get(name, field.annotation)

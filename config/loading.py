@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from config.conditions import KIND_NAMES
+from config.conditions import KINDS
 from config.settings import FALLBACK, Settings
 
 
@@ -81,27 +83,55 @@ def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Set
 
 
 def _schema_faults(error: ValidationError) -> list[Fault]:
-    faults: dict[str, Fault] = {}
+    faults: dict[tuple[str, str], Fault] = {}
     for detail in error.errors(include_url=False):
         # A union reports one error per alternative; its tail in `loc` names the alternative, not a setting.
-        path = _dotted(tuple(part for part in detail["loc"] if not _names_alternative(part)))
-        message = str(detail["ctx"]["error"]) if "error" in detail.get("ctx", {}) else detail["msg"]
-        if detail["type"] == "extra_forbidden":
-            message = "no such setting; " + _known_keys(detail["loc"])
-        elif detail["type"] == "missing":
-            message = "required, and missing"
-        else:
-            message = f"allowed is {message}" if "error" in detail.get("ctx", {}) else message
+        loc = tuple(part for part in detail["loc"] if not _names_alternative(part))
+        path = _dotted(loc[:-1] if detail["loc"][-1] == "[key]" else loc)
         value = "(absent)" if detail["type"] == "missing" else repr(detail["input"])
-        if path in faults:
-            faults[path] = Fault(path=path, value=value, allowed=f"{faults[path].allowed}; or {message}")
-        else:
-            faults[path] = Fault(path=path, value=value, allowed=message)
+        allowed = _allowed(detail)
+        if known := faults.get((path, value)):
+            allowed = f"{known.allowed}; or {allowed.removeprefix('allowed is ')}"
+        faults[path, value] = Fault(path=path, value=value, allowed=allowed)
     return list(faults.values())
 
 
+def _allowed(detail: ErrorDetails) -> str:
+    """Return what is allowed in a place, in words of the file and not of the schema's language."""
+    kind, context, value, name = detail["type"], detail.get("ctx", {}), detail["input"], detail["loc"][-1]
+    if kind == "extra_forbidden":
+        return "no such setting" + _known_keys(detail["loc"])
+    if kind == "missing":
+        return "required, and missing"
+    if "error" in context:
+        return f"allowed is {context['error']}"
+    if kind == "tuple_type":
+        return "allowed is " + (f"a list of tables: [[{name}]], not [{name}]" if isinstance(value, dict) else _LIST)
+    if kind == "model_type":
+        return "allowed is " + (f"one table: [{name}], not [[{name}]]" if isinstance(value, list) else "a table")
+    if kind == "too_short":
+        return f"allowed is a list with at least {context['min_length']} item"
+    if kind == "literal_error" and context["expected"] == "True":
+        return "allowed is true"
+    message = _IN_WORDS.get(kind, detail["msg"].removeprefix("Input should be "))
+    return f"allowed is {message}"
+
+
+_LIST = 'a list in square brackets, such as ["a", "b"]'
+_IN_WORDS = {
+    "string_type": "a text in quotes",
+    "int_parsing": "a valid integer",
+    "int_type": "a valid integer",
+    "int_from_float": "a valid integer",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+
+
 def _names_alternative(part: int | str) -> bool:
-    return isinstance(part, str) and (part in {"str", "float", "constrained-float"} | KIND_NAMES or "[" in part)
+    return isinstance(part, str) and (part in {"str", "float", "constrained-float", *KINDS} or "[" in part)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
@@ -116,11 +146,18 @@ def _known_keys(loc: tuple[int | str, ...]) -> str:
     for part in loc[:-1]:
         if isinstance(part, int):
             continue
+        if KINDS.get(part) is not None:
+            model = KINDS[part]
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         annotation = field.annotation if field else None
         arguments = getattr(annotation, "__args__", ())
         model = next((a for a in (annotation, *arguments) if hasattr(a, "model_fields")), None)
-    return "known are " + ", ".join(model.model_fields) if model is not None else "see the settings page"
+    if model is None:
+        return "; see the settings page"
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return (f"; did you mean {near[0]}?" if near else "") + "; known are " + ", ".join(known)
 
 
 def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:

@@ -6,6 +6,7 @@ The commented example file and the settings page of the documentation are render
 
 from __future__ import annotations
 
+import difflib
 import enum
 import ipaddress
 import re
@@ -16,8 +17,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from config.attribute_paths import FORMS, parse_path
-from config.conditions import Condition, check_pattern, patterns_of
+from config.attribute_paths import FORMS, is_keyword, parse_path
+from config.conditions import Condition
 
 FALLBACK = "fallback"
 """Name of the route that [fallback] stands for; no route of the settings may have it."""
@@ -58,11 +59,17 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError("1 to 64 letters, digits, dots, hyphens and underscores, the first a letter or digit")
+    return value
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostRule = Annotated[str, AfterValidator(_host_rule)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, AfterValidator(_name)]
 DestinationNames = Annotated[tuple[Name, ...], AfterValidator(_each_once)]
 
 
@@ -191,11 +198,26 @@ SENDER_FACTS = ("calling_ae_title", "called_ae_title", "source")
 """What a condition may ask of the association instead of the object."""
 
 
+def _condition_key(key: str) -> str:
+    if key in SENDER_FACTS:
+        return key
+    if not re.match(r"[A-Z(]", key):
+        keyword = key[:1].upper() + key[1:]
+        near = [keyword] if is_keyword(keyword) else difflib.get_close_matches(key, SENDER_FACTS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{FORMS}; or one of {', '.join(SENDER_FACTS)}; {key!r} is none{hint}")
+    parse_path(key)
+    return key
+
+
+ConditionKey = Annotated[str, AfterValidator(_condition_key)]
+
+
 class RouteSettings(_Table):
     """What happens to a series whose first instance matches; the first route that matches wins."""
 
     name: Name = Field(..., description="Name of the route.")
-    match: dict[str, Condition] = Field(
+    match: dict[ConditionKey, Condition] = Field(
         default_factory=dict,
         description="Conditions, all of which must hold. Each is for an attribute, by keyword, tag (gggg,eeee) or "
         "private tag with its creator (gggg,xxee,CREATOR), in items of sequences by a path such as "
@@ -246,24 +268,12 @@ class RouteSettings(_Table):
         # TOML reads a dotted key without quotes as tables in tables.
         return dict(_dotted(match)) if isinstance(match, dict) else match
 
-    @field_validator("match", mode="after")
-    @classmethod
-    def _conditions(cls, match: dict[str, Condition]) -> dict[str, Condition]:
-        for key, condition in match.items():
-            if key not in SENDER_FACTS:
-                if not re.match(r"[A-Z(]", key):
-                    raise ValueError(f"{key!r} is not {FORMS}, nor one of {', '.join(SENDER_FACTS)}")
-                parse_path(key)
-            for pattern in patterns_of(condition):
-                check_pattern(pattern)
-        return match
-
     @field_validator("sop_classes")
     @classmethod
     def _sop_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
             if not re.fullmatch(r"CR|DX|MG|IO|XA|RF|CT|[0-2](\.(0|[1-9][0-9]*)){1,31}", entry):
-                raise ValueError(f"{entry!r} is not CR, DX, MG, IO, XA, RF, CT or a SOP Class UID")
+                raise ValueError(f"CR, DX, MG, IO, XA, RF, CT or a SOP Class UID; {entry!r} is none")
         return value
 
     @model_validator(mode="after")

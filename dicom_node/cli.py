@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
@@ -29,10 +30,10 @@ from dicom_node.association_policy import host_names
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
-from dicom_node.forecast import Forecast, foresee
+from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
-from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
+from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
 from dicom_node.states import DeliveryState
 from dicom_node.verification import verify as verify_state
 
@@ -114,7 +115,7 @@ def check(config: ConfigFile, as_json: AsJson = False) -> int:
             _print_json({"ok": False, "faults": [asdict(fault) for fault in error.faults], "warnings": []})
             return EXIT_USAGE
         raise
-    warnings = _warnings(settings)
+    warnings = doubts(settings)
     if as_json:
         _print_json({"ok": True, "faults": [], "warnings": warnings})
         return EXIT_OK
@@ -122,26 +123,6 @@ def check(config: ConfigFile, as_json: AsJson = False) -> int:
         print(f"warning: {warning}")
     print(f"{config}: settings are valid.")
     return EXIT_OK
-
-
-def _warnings(settings: Settings) -> list[str]:
-    found = []
-    if not settings.sources:
-        found.append("no [[sources]]: every association will be rejected")
-    routes = settings.routes_in_order
-    if not routes:
-        found.append("no [[routes]] and no [fallback]: everything received will be kept and nothing forwarded")
-    elif routes[-1].match:
-        found.append(
-            "the last of [[routes]] has conditions and there is no [fallback]: "
-            "what no route matches is kept and not forwarded"
-        )
-    open_to_all = [place for place, one in enumerate(settings.routes) if not one.match][:1]
-    for place in open_to_all:
-        before = settings.routes[place].name
-        unreached = settings.routes[place + 1 :]
-        found += [f"route {one.name} is never reached: {before} before it takes everything" for one in unreached]
-    return found
 
 
 @commands.command()
@@ -223,7 +204,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
     if as_json:
         _print_json(asdict(found))
     else:
-        reports.show_status(Console(), found)
+        reports.show_status(Console(), found, state.store.path)
     return EXIT_OK
 
 
@@ -251,7 +232,9 @@ def queue_list(
     as_json: AsJson = False,
 ) -> int:
     """Show the deliveries that wait, are refused or were given up."""
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        _require_destination(settings, state, destination)
         lines = state.deliveries.lines(states=None if show_all else OPEN_STATES, destination=destination)
     if as_json:
         _print_json({"deliveries": [reports.line_as_json(line) for line in lines]})
@@ -270,17 +253,19 @@ def queue_retry(
     """Try deliveries again now: refused, given up, held, or waiting for their next attempt."""
     if not numbers and destination is None:
         raise OperationRefused("name deliveries by number (`dicom-node queue list`), or --destination NAME")
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        _require_destination(settings, state, destination)
         wanted = list(numbers or [])
         if destination is not None:
             again = [s for s in OPEN_STATES if s not in (DeliveryState.SENDING, DeliveryState.COMMITTING)]
             wanted += [line.delivery_id for line in state.deliveries.lines(states=again, destination=destination)]
-        for number in wanted:
-            state.deliveries.requeue(number, "asked for by queue retry")
+        wanted = list(dict.fromkeys(wanted))
+        state.deliveries.requeue(*wanted, reason="asked for by queue retry")
     if as_json:
         _print_json({"requeued": wanted})
     else:
-        print(f"{len(wanted)} deliveries are tried again now.")
+        print(f"{len(wanted)} {'delivery is' if len(wanted) == 1 else 'deliveries are'} tried again now.")
     return EXIT_OK
 
 
@@ -290,6 +275,14 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _require_destination(settings: Settings, state: State, name: str | None) -> None:
+    """Refuse a name that neither the settings nor the ledger know: its queue would look empty."""
+    known = {destination.name for destination in settings.destinations}
+    if name is None or name in known or state.deliveries.lines(destination=name):
+        return
+    raise OperationRefused(f"no destination {name!r}; known are {', '.join(sorted(known)) or 'none'}")
 
 
 @route.command("test")
@@ -323,19 +316,21 @@ def route_test(
     skipped: list[sending.Trouble] = []
     for file in sending.find_files(files):
         try:
+            sending.require_dicom(file)
             with open_part10(file) as part10:
                 forecasts.append((file, foresee(settings, part10, sender)))
         except OSError as error:
             skipped.append(sending.Trouble(path=file, reason=f"can't be read ({error.strerror})"))
-        except NodeError as error:
+        except (sending.NotSendable, NodeError) as error:
             skipped.append(sending.Trouble(path=file, reason=str(error)))
     if not forecasts:
         said = f"{skipped[0].path}: {skipped[0].reason}" if skipped else f"{files[0]} is empty"
-        raise OperationRefused(f"{said}; name a DICOM file")
+        raise OperationRefused(f"{said}; name a DICOM file that can be read")
+    warnings = sender_troubles(settings, sender)
     if as_json:
-        _print_json(reports.forecasts_as_json(forecasts, skipped))
+        _print_json(reports.forecasts_as_json(forecasts, skipped, warnings))
     else:
-        reports.show_forecasts(Console(), forecasts, skipped)
+        reports.show_forecasts(Console(), forecasts, skipped, warnings)
     return EXIT_FOUND_FAULTS if any(forecast.route is None for _, forecast in forecasts) else EXIT_OK
 
 

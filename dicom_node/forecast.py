@@ -90,6 +90,21 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
     )
 
 
+def sender_troubles(settings: Settings, sender: SenderFacts) -> list[str]:
+    """Return why the sender that a forecast assumes would not come so far, or is not told enough to judge routes."""
+    found = []
+    if sender.calling_ae_title and not sender.source:
+        found.append(
+            f"{sender.calling_ae_title} is in no [[sources]]: its association would be rejected, and no route be asked"
+        )
+    if sender.called_ae_title != settings.node.ae_title:
+        found.append(f"this node is {settings.node.ae_title}: an association that calls another would be rejected")
+    asked = {key for route in settings.routes for key in route.match}
+    if not sender.calling_ae_title and asked & {"calling_ae_title", "source"}:
+        found.append("no calling AE title is assumed, and routes ask for the sender: name one with --calling")
+    return found
+
+
 def _decide(route: RouteSettings, part10: Part10File) -> Decision:
     if not route.enhance:
         return Decision(enhance=False, reason=PASSES_THROUGH)

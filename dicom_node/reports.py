@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,35 +20,40 @@ from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.processes import DEAD_AFTER_S
 from dicom_node.routing import RouteTrial
 from dicom_node.sending import Trouble
+from dicom_node.states import DEAD_LETTERS
 from dicom_node.verification import Verification
 
 
-def show_status(console: Console, status: NodeStatus) -> None:
-    """Print what `dicom-node status` found."""
+def show_status(console: Console, status: NodeStatus, locate: Callable[[str], Path]) -> None:
+    """Print what `dicom-node status` found; `locate` gives the file of a key of the instance store."""
     processes = _table("process", "state", "pid", "host", "last seen")
     for row in status.processes:
         state = "running" if row["silent_s"] < DEAD_AFTER_S else "SILENT"
         processes.add_row(row["name"], state, str(row["pid"]), row["host"], f"{row['silent_s']:.0f} s ago")
     console.print(processes if status.processes else Text("No process of this node runs: dicom-node run -c FILE"))
-    console.print(f"Open associations: {status.open_associations}")
-    console.print("Series: " + _counts(status.arrivals))
-    console.print("Objects: " + _counts(status.instances))
+    _say(console, f"Open associations: {status.open_associations}")
+    _say(console, "Series: " + _counts(status.arrivals))
+    _say(console, "Objects: " + _counts(status.instances))
     deliveries = _table("destination", "deliveries")
     for destination, counts in status.deliveries.items():
         deliveries.add_row(destination, _counts(counts))
     if status.deliveries:
         console.print(deliveries)
+    if any(counts.get(state.value) for counts in status.deliveries.values() for state in DEAD_LETTERS):
+        _say(console, "Nobody tries the refused and abandoned ones any more: dicom-node queue list -c FILE says why")
     if status.oldest_pending_s is not None:
-        console.print(f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
+        _say(console, f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
     for uid in status.unrouted:
-        console.print(
-            Text(f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node")
+        _say(
+            console, f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node"
+        )
+    for row in status.quarantined:
+        sender = f"{row['calling_ae_title']} at {row['host']}" if row["host"] else "an unknown sender"
+        _say(
+            console, f"Quarantined {_local(row['at'])}, from {sender}: {row['reason']}; it lies in {locate(row['key'])}"
         )
     for row in status.rejections:
-        at = datetime.fromtimestamp(row["last_at"]).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        console.print(
-            Text(f"Rejected {row['count']} x, last {at}, from {row['host']}: {row['reason']}"), soft_wrap=True
-        )
+        _say(console, f"Rejected {row['count']} x, last {_local(row['last_at'])}, from {row['host']}: {row['reason']}")
 
 
 def show_verification(console: Console, found: Verification) -> None:
@@ -58,10 +63,10 @@ def show_verification(console: Console, found: Verification) -> None:
         table.add_row(name, *_fields(count))
     console.print(table)
     for finding in found.balance.findings:
-        console.print(Text(f"{finding.subject}: {finding.finding}", style="red"))
+        _say(console, f"{finding.subject}: {finding.finding}", style="red")
     for word, keys in (("missing", found.missing), ("damaged", found.damaged)):
         for key in keys:
-            console.print(Text(f"file {word}: {key}", style="red"))
+            _say(console, f"file {word}: {key}", style="red")
     if found.orphans:
         console.print(f"{len(found.orphans)} files that nobody was told are safe (left by crashes)")
     console.print("Nothing is lost." if found.ok else Text("Something is missing; see above.", style="bold red"))
@@ -72,8 +77,9 @@ def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> N
     for line in lines:
         wait = f", next in {max(0.0, line.next_attempt_at - now):.0f} s" if line.state.value == "pending" else ""
         head = Text(f"{line.delivery_id}  {line.destination}  {line.state.value}", style="bold")
+        tries = f"{line.attempts} {'try' if line.attempts == 1 else 'tries'}"
         head.append(
-            f"  {line.sent} sent, {line.refused} refused, {line.pending} left, {line.attempts} tries{wait}",
+            f"  {line.sent} sent, {line.refused} refused, {line.pending} left, {tries}{wait}",
             style="not bold",
         )
         console.print(head, soft_wrap=True)
@@ -85,8 +91,15 @@ def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> N
         console.print("Nothing waits, is refused or was given up.")
 
 
-def show_forecasts(console: Console, forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> None:
+def show_forecasts(
+    console: Console,
+    forecasts: Sequence[tuple[Path, Forecast]],
+    skipped: Sequence[Trouble],
+    warnings: Sequence[str],
+) -> None:
     """Print what would become of objects: once for neighbours that share it, the first one named in full."""
+    for warning in warnings:
+        _say(console, f"warning: {warning}")
     for _, group in groupby(forecasts, key=lambda entry: entry[1]):
         (path, forecast), *others = group
         also = f" and {len(others)} more" if others else ""
@@ -112,9 +125,8 @@ def _show_forecast(console: Console, forecast: Forecast) -> None:
         names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
         what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
         console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
-    if forecast.report:
-        syntax = ExplicitVRLittleEndian.name
-        console.print(Text(f"  each destination gets the quality report on the series, in {syntax}"), soft_wrap=True)
+    for destination in dict.fromkeys(shipment.destination for shipment in forecast.shipments if forecast.report):
+        _say(console, f"  {destination} gets a report on the series, an Enhanced SR, if an image of it is enhanced")
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:
@@ -148,19 +160,21 @@ def trial_as_json(trial: RouteTrial) -> dict[str, Any]:
     }
 
 
-def forecasts_as_json(forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble]) -> dict[str, Any]:
+def forecasts_as_json(
+    forecasts: Sequence[tuple[Path, Forecast]], skipped: Sequence[Trouble], warnings: Sequence[str]
+) -> dict[str, Any]:
     """Return the object that `dicom-node route test --json` prints.
 
     ``objects`` has for each file ``file``, ``route`` (null where none takes it), ``trials``, ``enhanced``, ``reason``,
-    ``strength`` (null where it is not enhanced), ``report`` (whether a quality report goes along) and ``sends``: for
+    ``strength`` (null where it is not enhanced), ``report`` (whether one on the series goes along) and ``sends``: for
     each destination and content (``original`` or ``enhanced``) the UIDs of the transfer syntaxes in the order in which
-    they are offered. ``skipped`` names files that hold no object, with the reason. Where there is a single object, its
-    ``route`` and ``trials`` stand at the top too.
+    they are offered. ``skipped`` names files that hold no object, with the reason; ``warnings`` tell of the assumed
+    sender. Where there is a single object, its ``route`` and ``trials`` stand at the top too.
     """
     objects = [_forecast_as_json(path, forecast) for path, forecast in forecasts]
     single = {key: objects[0][key] for key in ("route", "trials")} if len(objects) == 1 else {}
     listed = [{"path": str(trouble.path), "reason": trouble.reason} for trouble in skipped]
-    return {**single, "objects": objects, "skipped": listed}
+    return {**single, "objects": objects, "skipped": listed, "warnings": list(warnings)}
 
 
 def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
@@ -177,6 +191,15 @@ def _forecast_as_json(path: Path, forecast: Forecast) -> dict[str, Any]:
             for s in forecast.shipments
         ],
     }
+
+
+def _say(console: Console, sentence: str, *, style: str = "") -> None:
+    # Text, as what a peer or an object says can look like markup; in one piece, for those who search or cut lines.
+    console.print(Text(sentence, style=style), soft_wrap=True)
+
+
+def _local(at: float) -> str:
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _table(*columns: str) -> Table:

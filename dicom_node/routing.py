@@ -220,7 +220,7 @@ def condition_in_words(condition: Condition) -> str:
         case Negation():
             return ("present and " if condition.present else "") + f"not {condition_in_words(condition.not_)}"
         case Range():
-            bounds = (("from", condition.min), ("to", condition.max))
+            bounds = (("from", condition.min), ("up to" if condition.min is None else "to", condition.max))
             return " ".join(
                 f"{word} {bound if isinstance(bound, str) else f'{bound:g}'}"
                 for word, bound in bounds

@@ -138,6 +138,14 @@ def find_files(paths: Iterable[Path]) -> Iterator[Path]:
             raise OperationRefused(f"{path} does not exist; give files or folders of DICOM objects")
 
 
+def require_dicom(path: Path) -> None:
+    """Raise `NotSendable` where a file begins neither as a Part 10 file nor as a data set."""
+    with path.open("rb") as file:
+        beginning = file.read(132)
+    if beginning[128:] != b"DICM" and beginning[:2] not in _FIRST_GROUPS:
+        raise NotSendable("not a DICOM file")
+
+
 def read_item(path: Path, number: int) -> DeliveryItem:
     """Return what has to be known to send a file as it is; its data set is not read beyond the identity.
 
@@ -149,11 +157,8 @@ def read_item(path: Path, number: int) -> DeliveryItem:
     NotSendable
         With the reason.
     """
+    require_dicom(path)
     with path.open("rb") as file:
-        beginning = file.read(132)
-        if beginning[128:] != b"DICM" and beginning[:2] not in _FIRST_GROUPS:
-            raise NotSendable("not a DICOM file")
-        file.seek(0)
         read_preamble(file, force=True)
         meta = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_after_file_meta)
         offset = file.tell()
@@ -275,13 +280,14 @@ def send(paths: Iterable[Path], target: DestinationSettings, *, calling_ae_title
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"0 of {len(items)} objects", total=sum(sizes))
-        done, said = 0, ""
+        task = progress.add_task(f"0 of {len(items)} sent", total=sum(sizes))
+        sent, said = 0, ""
 
         def show(item: DeliveryItem, outcome: ItemOutcome) -> None:
-            nonlocal done, said
-            done += 1
-            progress.update(task, advance=sizes[item.instance_id], description=f"{done} of {len(items)} objects")
+            nonlocal sent, said
+            if outcome.outcome is Outcome.SENT:
+                sent += 1
+                progress.update(task, advance=sizes[item.instance_id], description=f"{sent} of {len(items)} sent")
             if outcome.reason and outcome.reason != said:
                 # A peer that refuses the association refuses every object in the same words: once is enough.
                 said = outcome.reason

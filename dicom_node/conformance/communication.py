@@ -12,7 +12,7 @@ from dicom_node.conformance.markdown import Section, bullets, code, facts, parag
 from dicom_node.conformance.status_codes import status_codes
 from dicom_node.conformance.transfer_syntaxes import syntax_name, syntax_supports
 from dicom_node.data_phase import CLOSE_WAIT_S, LARGEST_SENT_PDU, MIN_BYTES_PER_S
-from dicom_node.destinations.probing import PROBED_CLASSES, PROBED_SYNTAXES
+from dicom_node.destinations.probing import PROBED_CLASSES, PROBED_SYNTAXES, UNCOMPRESSED, WITHOUT_PIXELS
 from dicom_node.destinations.storage_scu import LOSSES_IN_VAIN
 from dicom_node.destinations.syntaxes import COMPRESSIONS
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MAX_CONTEXTS, VERIFICATION
@@ -180,7 +180,8 @@ def _sender(settings: Settings) -> Section:
                             "The association is released when all objects have an answer.",
                             "`dicom-node doctor` proposes Verification in Implicit VR Little Endian, and each of these "
                             f"SOP classes in each of these transfer syntaxes: {', '.join(PROBED_CLASSES)}; "
-                            f"{', '.join(PROBED_SYNTAXES)}. It stores nothing.",
+                            f"{', '.join(PROBED_SYNTAXES)}; those without pixels ({', '.join(WITHOUT_PIXELS)}) in "
+                            f"{' and '.join(UNCOMPRESSED)} alone. It stores nothing.",
                         )
                     ),
                 ),

@@ -24,8 +24,11 @@ PROBED_CLASSES: Mapping[str, str] = {
     "IO for presentation": "1.2.840.10008.5.1.4.1.1.1.3",
     "IO for processing": "1.2.840.10008.5.1.4.1.1.1.3.1",
     "CT": "1.2.840.10008.5.1.4.1.1.2",
+    "enhanced CT": "1.2.840.10008.5.1.4.1.1.2.1",
     "XA": "1.2.840.10008.5.1.4.1.1.12.1",
+    "enhanced XA": "1.2.840.10008.5.1.4.1.1.12.1.1",
     "RF": "1.2.840.10008.5.1.4.1.1.12.2",
+    "enhanced XRF": "1.2.840.10008.5.1.4.1.1.12.2.1",
     "SC": "1.2.840.10008.5.1.4.1.1.7",
     "presentation state": "1.2.840.10008.5.1.4.1.1.11.1",
     "X-ray dose report": "1.2.840.10008.5.1.4.1.1.88.67",
@@ -34,6 +37,7 @@ PROBED_CLASSES: Mapping[str, str] = {
 """What comes out of an X-ray department; other classes are tried when they are sent."""
 
 WITHOUT_PIXELS = ("presentation state", "X-ray dose report", "quality report")
+"""Of the probed classes those that need no compression, and are proposed uncompressed alone."""
 
 PROBED_SYNTAXES: Mapping[str, str] = {
     "explicit VR LE": "1.2.840.10008.1.2.1",
@@ -72,7 +76,7 @@ def probe_peer(
     connect_timeout_s
         Longest wait for the TCP connection, in seconds.
     sop_classes
-        Short name -> SOP class whose acceptance is of interest; at most 15, that all contexts fit on one association.
+        Short name -> SOP class whose acceptance is of interest; `probed_contexts` must fit on one association.
     compression
         Transfer syntax, one of `PROBED_SYNTAXES`, that images are to be compressed in for this peer; None for none.
     """
@@ -84,6 +88,16 @@ def probe_peer(
     return walk.steps + [
         ProbeStep(name=name, state=StepState.SKIPPED, sentence="not tried, because an earlier step failed")
         for name in skipped
+    ]
+
+
+def probed_contexts(sop_classes: Mapping[str, str] = PROBED_CLASSES) -> list[ProposedContext]:
+    """Return Verification, and each class once for each transfer syntax in which objects of it can come."""
+    verification = ProposedContext(abstract_syntax=VERIFICATION, transfer_syntaxes=("1.2.840.10008.1.2",))
+    return [verification] + [
+        ProposedContext(abstract_syntax=sop_class, transfer_syntaxes=(PROBED_SYNTAXES[syntax],))
+        for short_name, sop_class in sop_classes.items()
+        for syntax in (UNCOMPRESSED if short_name in WITHOUT_PIXELS else PROBED_SYNTAXES)
     ]
 
 
@@ -146,14 +160,8 @@ def _negotiate(
     walk: _Walk,
 ) -> _Finding:
     """Open the association, and add the steps that need it open."""
-    contexts = [ProposedContext(abstract_syntax=VERIFICATION, transfer_syntaxes=("1.2.840.10008.1.2",))]
-    contexts += [
-        ProposedContext(abstract_syntax=sop_class, transfer_syntaxes=(syntax,))
-        for sop_class in sop_classes.values()
-        for syntax in PROBED_SYNTAXES.values()
-    ]
     try:
-        association = open_association(contexts)
+        association = open_association(probed_contexts(sop_classes))
     except DeliveryError as error:
         return _failed(explain_failure(peer, error))
     try:

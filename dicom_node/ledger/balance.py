@@ -24,6 +24,9 @@ from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, Instanc
 
 _OPEN_ARRIVALS = (ArrivalState.OPEN.value, ArrivalState.COMPLETE.value, ArrivalState.ENHANCING.value)
 
+_SHOWN = 20
+"""Rejections and quarantined objects that the status names; the last ones."""
+
 
 @dataclass(kw_only=True)
 class Count:
@@ -81,6 +84,7 @@ class NodeStatus:
     instances: dict[str, int]
     oldest_pending_s: float | None
     unrouted: list[str]
+    quarantined: list[dict[str, Any]]
     rejections: list[dict[str, Any]]
 
 
@@ -182,9 +186,10 @@ class BalanceLedger:
                     )
                 )
             )
+            quarantined = [dict(row._mapping) for row in connection.execute(_LAST_QUARANTINED)]
             rejections = [
                 dict(row._mapping)
-                for row in connection.execute(select(rejection).order_by(rejection.c.last_at.desc()).limit(20))
+                for row in connection.execute(select(rejection).order_by(rejection.c.last_at.desc()).limit(_SHOWN))
             ]
         return NodeStatus(
             processes=processes,
@@ -194,6 +199,7 @@ class BalanceLedger:
             instances=instances,
             oldest_pending_s=None if oldest is None else round(now - oldest, 1),
             unrouted=unrouted,
+            quarantined=quarantined,
             rejections=rejections,
         )
 
@@ -242,6 +248,20 @@ _STORED_BY_ASSOCIATION = (
     select(instance.c.association_id, func.sum(case((instance.c.arrival_id.is_not(None), 1), else_=0)))
     .where(instance.c.origin == "received", instance.c.association_id.is_not(None))
     .group_by(instance.c.association_id)
+)
+_LAST_QUARANTINED = (
+    select(
+        instance.c.at,
+        association.c.calling_ae_title,
+        association.c.host,
+        instance.c.sop_instance_uid,
+        instance.c.reason,
+        instance.c.key,
+    )
+    .outerjoin(association, association.c.id == instance.c.association_id)
+    .where(instance.c.state == InstanceState.QUARANTINED.value)
+    .order_by(instance.c.at.desc(), instance.c.id.desc())
+    .limit(_SHOWN)
 )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.database import Database, change_state, cut
-from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance
+from dicom_node.ledger.schema import arrival, delivery, delivery_item, event, instance
 from dicom_node.states import DEAD_LETTERS, DELIVERY, DeliveryState, ItemState
 
 
@@ -262,8 +262,8 @@ class DeliveryLedger:
             finished_at=now,
         )
 
-    def requeue(self, delivery_id: int, reason: str) -> None:
-        """Send what a delivery has not delivered yet, now (the operator's `queue retry`).
+    def requeue(self, *delivery_ids: int, reason: str) -> None:
+        """Send what deliveries have not delivered yet, now (the operator's `queue retry`): all of them, or none.
 
         Raises
         ------
@@ -271,26 +271,9 @@ class DeliveryLedger:
             If there is no such delivery, or it is in work or done.
         """
         now = self._database.now()
-        try:
-            with self._database.write() as connection:
-                connection.execute(
-                    update(delivery_item)
-                    .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.REFUSED.value)
-                    .values(state=ItemState.PENDING.value)
-                )
-                change_state(
-                    connection, delivery, delivery_id, DELIVERY, DeliveryState, "requeue", at=now, reason=reason
-                )
-                # `created_at` starts anew: the maximum age counts from the operator's word.
-                connection.execute(
-                    update(delivery)
-                    .where(delivery.c.id == delivery_id)
-                    .values(next_attempt_at=now, created_at=now, finished_at=None, attempts=delivery.c.attempts + 1)
-                )
-        except IllegalTransition as error:
-            raise OperationRefused(
-                f"delivery {delivery_id} can't be retried: {error}; `dicom-node queue list` shows which can"
-            ) from error
+        with self._database.write() as connection:
+            for delivery_id in delivery_ids:
+                _requeue(connection, delivery_id, reason, now)
 
     def lines(
         self, *, states: Sequence[DeliveryState] | None = None, destination: str | None = None
@@ -307,6 +290,7 @@ class DeliveryLedger:
 
         query = select(
             delivery,
+            _BEGUN,
             arrival.c.study_instance_uid,
             arrival.c.series_instance_uid,
             arrival.c.generation,
@@ -325,6 +309,43 @@ class DeliveryLedger:
     def dead_letters(self) -> list[DeliveryLine]:
         """Return the deliveries that nobody tries any more."""
         return self.lines(states=sorted(DEAD_LETTERS))
+
+
+# The column `attempts` numbers workflows, and an operator's retry takes a number without being an attempt.
+_BEGUN = (
+    select(func.count())
+    .where(
+        event.c.subject == delivery.name,
+        event.c.subject_id == delivery.c.id,
+        event.c.event == "begin",
+        event.c.from_state == DeliveryState.PENDING.value,
+    )
+    .correlate(delivery)
+    .scalar_subquery()
+    .label("begun")
+)
+
+
+def _requeue(connection: Connection, delivery_id: int, reason: str, now: float) -> None:
+    connection.execute(
+        update(delivery_item)
+        .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.REFUSED.value)
+        .values(state=ItemState.PENDING.value)
+    )
+    try:
+        change_state(connection, delivery, delivery_id, DELIVERY, DeliveryState, "requeue", at=now, reason=reason)
+    except IllegalTransition as error:
+        state = connection.scalar(select(delivery.c.state).where(delivery.c.id == delivery_id))
+        known = f"it is {state}" if state is not None else "there is none with this number"
+        raise OperationRefused(
+            f"delivery {delivery_id} can't be retried: {known}; `dicom-node queue list` shows which can"
+        ) from error
+    # `created_at` starts anew: the maximum age counts from the operator's word.
+    connection.execute(
+        update(delivery)
+        .where(delivery.c.id == delivery_id)
+        .values(next_attempt_at=now, created_at=now, finished_at=None, attempts=delivery.c.attempts + 1)
+    )
 
 
 def _item_counts(connection: Connection, delivery_id: int) -> dict[ItemState, int]:
@@ -366,7 +387,7 @@ def _line(row: Row[Any]) -> DeliveryLine:
         delivery_id=row.id,
         destination=row.destination,
         state=DeliveryState(row.state),
-        attempts=row.attempts,
+        attempts=row.begun,
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,
         generation=row.generation,

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from config.loading import load_settings
 from dicom_node import cli, state
 from dicom_node.app import only_one
 from dicom_node.conformance import render_statement
+from dicom_node.ledger.database import ledger_url
+from tests.contract.conftest import Clock, Ledger
 from tests.support.objects import cr_dataset, save, sr_dataset
 from tests.support.peers import MockScp, closed_port
 
@@ -201,7 +204,7 @@ def test_route_test_tells_what_becomes_of_an_object_and_what_each_destination_ge
     assert "holds  Modality = 'CR', wanted CR|DX|IO|XA|RF" in text
     assert "enhanced with strength 0.40 (Computed Radiography" in text
     assert "pacs gets the enhanced image in JPEG-LS Lossless Image Compression, else Explicit VR Little Endian" in text
-    assert "each destination gets the quality report on the series, in Explicit VR Little Endian" in text
+    assert "pacs gets a report on the series, an Enhanced SR" in text
 
 
 def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
@@ -211,19 +214,53 @@ def test_route_test_takes_folders_and_several_files_and_names_what_it_skips(
     folder.mkdir(parents=True)
     save(sr_dataset(), folder / "report.dcm")
     (folder / "notes.txt").write_text("nothing")
+    (folder / "empty.dcm").touch()
     said = json.loads(run("route", "test", tmp_path / "study", image, "-c", settings, "--json").stdout)
     assert "route" not in said
     assert [(Path(o["file"]).name, o["route"], o["enhanced"]) for o in said["objects"]] == [
         ("report.dcm", "fallback", False),
         ("image.dcm", "radiographs", True),
     ]
-    assert [Path(entry["path"]).name for entry in said["skipped"]] == ["notes.txt"]
+    assert [(Path(entry["path"]).name, entry["reason"]) for entry in said["skipped"]] == [
+        ("empty.dcm", "not a DICOM file"),
+        ("notes.txt", "not a DICOM file"),
+    ]
     # With only one object the answer keeps the keys that it had when it took one file.
     single = json.loads(run("route", "test", image, "-c", settings, "--json").stdout)
     assert (single["route"], single["trials"]) == ("radiographs", said["objects"][1]["trials"])
     text = run("route", "test", image, image, "-c", settings).stdout
     assert f"{image} and 1 more" in text
     assert text.count("takes it") == 1
+
+
+def test_route_test_tells_of_no_report_where_none_is_asked_for(settings: Path, image: Path) -> None:
+    with_lines(settings, report="false")
+    assert "report" not in run("route", "test", image, "-c", settings).stdout
+
+
+def test_route_test_warns_of_a_sender_that_would_be_rejected(settings: Path, image: Path) -> None:
+    def warnings(*options: str) -> list[str]:
+        said = run("route", "test", image, "-c", settings, *options, "--json")
+        found: list[str] = json.loads(said.stdout)["warnings"]
+        return found
+
+    assert warnings() == warnings("--calling", "XRAY1") == []
+    assert warnings("--calling", "XRAY2", "--called", "OTHER") == [
+        "XRAY2 is in no [[sources]]: its association would be rejected, and no route be asked",
+        "this node is LOWDOSE: an association that calls another would be rejected",
+    ]
+    settings.write_text(settings.read_text().replace("match = { Modality", 'match = { source = ".*", Modality'))
+    assert warnings() == ["no calling AE title is assumed, and routes ask for the sender: name one with --calling"]
+    assert "warning: no calling AE title" in run("route", "test", image, "-c", settings).stdout
+
+
+def test_send_shows_as_sent_only_what_arrived(image: Path) -> None:
+    with closed_port() as port:
+        ended = run("send", image, "--to", f"LOWDOSE@127.0.0.1:{port}")
+    assert "0 of 1 sent" in ended.stderr
+    with MockScp() as scp:
+        ended = run("send", image, "--to", f"{scp.ae_title}@127.0.0.1:{scp.port}")
+    assert "1 of 1 sent" in ended.stderr
 
 
 def test_route_test_plays_an_ae_title_and_ends_with_1_where_no_route_takes_one(settings: Path, image: Path) -> None:
@@ -277,6 +314,73 @@ def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> Non
     refused = run("queue", "retry", 7, "-c", settings)
     assert refused.returncode == state.EXIT_USAGE
     assert "queue list" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "retry"])
+def test_the_queue_of_a_misspelt_destination_is_not_said_to_be_empty(settings: Path, command: str) -> None:
+    refused = run("queue", command, "-c", settings, "--destination", "pasc")
+    assert (refused.returncode, refused.stdout) == (state.EXIT_USAGE, "")
+    assert refused.stderr == "dicom-node: no destination 'pasc'; known are pacs\n"
+    assert run("queue", command, "-c", settings, "--destination", "pacs").returncode == state.EXIT_OK
+
+
+@pytest.fixture
+def ledger(settings: Path) -> Iterator[Ledger]:
+    """The ledger of the node, for what only a running node would write into it."""
+    opened = Ledger(ledger_url("", settings.parent / "node-data"), Clock())
+    yield opened
+    opened.database.close()
+
+
+def refuse(ledger: Ledger, destination: str) -> None:
+    """Have a destination refuse a series as a whole."""
+    arrival_id = ledger.complete()
+    (image,) = ledger.arrivals.begin(arrival_id, 0)
+    ledger.pass_through(image)
+    ledger.arrivals.conclude(arrival_id, destinations=(destination,), send_original=True, send_enhanced=False)
+    (delivery,) = ledger.deliveries.due()
+    ledger.deliveries.begin(delivery.delivery_id, 0)
+    ledger.deliveries.refuse(delivery.delivery_id, "it does not take this SOP class")
+
+
+def test_a_destination_that_only_the_ledger_knows_still_has_its_queue(settings: Path, ledger: Ledger) -> None:
+    refuse(ledger, "former-pacs")
+    said = run("queue", "list", "-c", settings, "--destination", "former-pacs")
+    assert "0 sent, 1 refused, 0 left, 1 try\n" in said.stdout
+    retried = run("queue", "retry", "-c", settings, "--destination", "former-pacs")
+    assert retried.stdout == "1 delivery is tried again now.\n"
+
+
+def test_status_leads_from_dead_letters_to_their_reasons(settings: Path, ledger: Ledger) -> None:
+    assert "queue list" not in run("status", "-c", settings).stdout
+    refuse(ledger, "pacs")
+    assert "dicom-node queue list -c FILE says why" in run("status", "-c", settings).stdout
+
+
+def test_status_names_what_is_quarantined_with_sender_reason_and_file(settings: Path, ledger: Ledger) -> None:
+    key = f"q-{'0' * 32}"
+    reason = "the data set is cut off: [7fe0,0010] announces 152788 bytes more than came, which is a long sentence"
+    ledger.reception.record_quarantined(
+        association_id=ledger.associate(),
+        key=key,
+        size=10,
+        dataset_offset=5,
+        digest="e" * 64,
+        reason=reason,
+        sop_instance_uid="1.2.3",
+    )
+    (line,) = [line for line in run("status", "-c", settings).stdout.splitlines() if line.startswith("Quarantined")]
+    file = settings.parent / "node-data" / "quarantine" / f"{key}.dcm"
+    assert line.endswith(f", from XRAY1 at 127.0.0.1: {reason}; it lies in {file}")
+    (told,) = json.loads(run("status", "-c", settings, "--json").stdout)["quarantined"]
+    assert told == {
+        "at": ledger.clock.now,
+        "calling_ae_title": "XRAY1",
+        "host": "127.0.0.1",
+        "sop_instance_uid": "1.2.3",
+        "reason": reason,
+        "key": key,
+    }
 
 
 def test_conformance_writes_the_statement_of_the_settings(settings: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.derivation.eligibility import SOP_CLASSES
 from dicom_node.destinations.base import ProbeStep, StepState
+from dicom_node.destinations.probing import PROBED_CLASSES, WITHOUT_PIXELS
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.diagnosis import (
     as_json,
@@ -100,6 +102,27 @@ def test_the_compression_that_is_asked_for_is_judged() -> None:
         assert probe(peer.port, compress="jpeg-ls")["compression"].state is OK, "what has no pixels is not compressed"
     with closed_port() as port:
         assert probe(port, compress="rle")["compression"].state is SKIPPED
+
+
+def test_documents_without_pixels_need_no_compression() -> None:
+    plain, both = ("1.2.840.10008.1.2.1",), ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80")
+    documents = {PROBED_CLASSES[name]: plain for name in WITHOUT_PIXELS}
+    assert "1.2.840.10008.5.1.4.1.1.88.22" in documents
+    with MockScp(contexts={DX: both, **documents}) as peer:
+        steps = probe(peer.port, compress="jpeg-ls")
+    assert steps["compression"].sentence == "images are taken in JPEG-LS lossless, as compress asks"
+    assert steps["contexts: quality report"].sentence == "taken in explicit VR LE"
+
+
+def test_every_class_that_can_be_enhanced_is_tried() -> None:
+    assert {uid for uids in SOP_CLASSES.values() for uid in uids} <= set(PROBED_CLASSES.values())
+    with MockScp(contexts={DX: ("1.2.840.10008.1.2.1",)}) as peer:
+        steps = probe(peer.port)
+    assert steps["contexts: enhanced XA"].state is WARNING
+    assert (
+        steps["contexts: enhanced XA"].sentence
+        == "Enhanced XA Image Storage is not taken; objects of it would be refused"
+    )
 
 
 def test_an_unknown_host_name_fails_first_and_the_rest_is_skipped() -> None:

@@ -30,7 +30,7 @@ def test_a_folder_is_sent_and_summed_up(tmp_path: Path) -> None:
     assert summary.sent_bytes == sum(path.stat().st_size for path in paths)
     assert {entry.calling_ae_title for entry in peer.objects} == {"MODALITY"}
     assert "5 sent to MOCKPACS, 1 skipped (no storable DICOM object); 0.0 MB in" in text.getvalue()
-    assert "5 of 5 objects" in text.getvalue()
+    assert "5 of 5 sent" in text.getvalue()
 
 
 def test_each_failure_gets_one_line_with_file_and_reason(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from config.settings import RouteSettings, SourceSettings
 from dicom_node.part10 import open_part10
-from dicom_node.routing import MAX_TEXT, SenderFacts, match_route, source_name
+from dicom_node.routing import MAX_TEXT, SenderFacts, condition_in_words, match_route, source_name
 from tests.support.objects import dx_dataset, save, set_transfer_syntax
 
 
@@ -197,6 +197,20 @@ def test_ranges_of_numbers_dates_times_and_ages(keyword: str, value: str, condit
     encoded = value.encode()
     ds[tag] = RawDataElement(tag, vr, len(encoded), encoded, 0, False, True)
     assert holds(ds, keyword, condition) is expected
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ({"min": "2026-01-31"}, "from 2026-01-31"),
+        ({"max": "17Y"}, "up to 17Y"),
+        ({"min": 80, "max": 90.5}, "from 80 to 90.5"),
+        ({"not": {"max": 10}, "present": True}, "present and not up to 10"),
+        (["A", "B"], "A or B"),
+    ],
+)
+def test_conditions_are_told_in_words(condition: object, words: str) -> None:
+    assert condition_in_words(route("r", Modality=condition).match["Modality"]) == words
 
 
 def test_presence_asks_for_a_value_not_for_an_element() -> None:

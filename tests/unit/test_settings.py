@@ -51,6 +51,8 @@ def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
     ("match", "part"),
     [
         ({"modality": "DX"}, "attribute keyword"),
+        ({"modality": "DX"}, "did you mean Modality?"),
+        ({"calling_aet": "XRAY1"}, "did you mean calling_ae_title?"),
         ({"Modalty": "DX"}, "did you mean Modality?"),
         ({"Modality": "DX("}, "a regular expression; "),
         ({"Rows": {"min": 3, "max": 1}}, "min not above max"),
@@ -59,16 +61,19 @@ def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
         ({"Modality": []}, "at least 1 item"),
         ({"Modality": {"not": "DX("}}, "a regular expression; "),
         ({"Modality": {"not": {"min": 2, "max": 1}}}, "min not above max"),
-        ({"Modality": {"not": "DX", "present": False}}, "Input should be True"),
-        ({"StudyDate": {"min": "2026-02-30"}}, "day"),
+        ({"Modality": {"not": "DX", "present": False}}, "allowed is true"),
+        ({"StudyDate": {"min": "2026-02-30"}}, "a date of the calendar; '2026-02-30' is none (day"),
         ({"StudyDate": {"min": "20260230"}}, 'a date "2026-01-31"'),
         ({"StudyTime": {"min": "24:00"}}, 'a time "08:30"'),
         ({"PatientAge": {"min": "18Y", "max": 20}}, "min and max of one kind"),
         ({"PatientAge": {"min": "2Y", "max": "6M"}}, "min not above max"),
-        ({"Modality.CodeValue": "1"}, "Modality in 'Modality.CodeValue' is no sequence"),
+        ({"Modality.CodeValue": "1"}, "a sequence before each dot; Modality in 'Modality.CodeValue' is none"),
         ({"RequestAttributesSequence.": "1"}, "an attribute keyword, a tag (gggg,eeee) or a private tag"),
         ({"RequestAttributesSequence.Modalty": "1"}, "did you mean Modality?"),
-        ({"(0018,xx10,ACME)": "1"}, "is no private tag: its group is odd"),
+        (
+            {"(0018,xx10,ACME)": "1"},
+            "a private tag whose group is odd and whose creator is named; '(0018,xx10,ACME)' is none",
+        ),
         ({"(0019,xx10)": "1"}, "a private tag (gggg,xxee,CREATOR)"),
         ({"Modality": "(?=DX)"}, "a regular expression; '(?=DX)' is none (invalid perl operator: (?=)"),
     ],
@@ -76,6 +81,54 @@ def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
 def test_conditions_that_can_never_be_meant_are_refused(match: dict[str, object], part: str) -> None:
     faults = faults_of({"destinations": [PACS], "routes": [{"name": "r", "match": match, "destinations": ["pacs"]}]})
     assert any(part in text for text in faults.values()), faults
+
+
+def test_every_wrong_condition_of_a_route_is_named_with_its_own_place() -> None:
+    match = {"Modalty": "DX", "calling_aet": "A", "StationName": ["ROOM1", "ROOM("], "Rows": {"mim": 1}}
+    raw = {"destinations": [PACS], "routes": [{"name": "r", "match": match, "destinations": ["pacs"]}]}
+    with pytest.raises(InvalidSettings) as caught:
+        parse_settings(raw)
+    assert [(fault.path, fault.value) for fault in caught.value.faults] == [
+        ("routes[0].match", "'Modalty'"),
+        ("routes[0].match", "'calling_aet'"),
+        ("routes[0].match.StationName[1]", "'ROOM('"),
+        ("routes[0].match.Rows.mim", "1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "said"),
+    [
+        ({"nod": {}}, "nod", "no such setting; did you mean node?; known are node, receiver,"),
+        ({"node": {"data": 1}}, "node.data", "no such setting; did you mean data_dir?; known are name,"),
+        ({"route": []}, "route", "no such setting; did you mean routes?; known are node,"),
+        ({"routes": {"name": "r"}}, "routes", "allowed is a list of tables: [[routes]], not [routes]"),
+        ({"fallback": [{}]}, "fallback", "allowed is one table: [fallback], not [[fallback]]"),
+        ({"node": 1}, "node", "allowed is a table"),
+        ({"fallback": {"destinations": "pacs"}}, "fallback.destinations", "allowed is a list in square brackets"),
+        ({"node": {"name": "X-ray room"}}, "node.name", "allowed is 1 to 64 letters, digits, dots, hyphens"),
+        ({"node": {"name": 7}}, "node.name", "allowed is a text in quotes"),
+        ({"node": {"workers": 1.5}}, "node.workers", "allowed is a valid integer"),
+        ({"logging": {"level": "INFO"}}, "logging.level", "allowed is 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_what_is_allowed_is_told_in_words_of_the_file(raw: dict[str, object], path: str, said: str) -> None:
+    assert f": {said}" in faults_of(raw)[path]
+
+
+def test_a_setting_of_two_kinds_names_both() -> None:
+    route = {"name": "r", "strength": "huge", "destinations": ["pacs"]}
+    faults = faults_of({"destinations": [PACS], "routes": [route]})
+    assert faults["routes[0].strength"] == "'huge': allowed is 'mild', 'standard' or 'strong'; or a number"
+
+
+def test_a_key_of_a_range_that_is_no_such_setting_is_told_what_there_is() -> None:
+    assert faults_of(routes_of({"PatientAge": {"mim": "18Y"}}))["routes[0].match.PatientAge.mim"] == (
+        "'18Y': no such setting; did you mean min?; known are min, max"
+    )
+    assert faults_of(routes_of({"Modality": {"not": "DX", "presnt": True}}))["routes[0].match.Modality.presnt"] == (
+        "True: no such setting; did you mean present?; known are not, present"
+    )
 
 
 @pytest.mark.parametrize("host", ["10.1.0.0/33", "300.1.2.3", "no host", "a/b", ""])

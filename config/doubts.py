@@ -1,0 +1,72 @@
+"""What settings allow and hardly anybody means: routes that nothing reaches, ranges that nothing lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from config.attribute_paths import vr_of
+from config.conditions import Measure, Negation, Range, quantity_of_bound
+from config.settings import SENDER_FACTS, RouteSettings, Settings
+
+_COUNTED: Final[Mapping[str, Measure]] = {
+    "AS": Measure.AGE,
+    "DA": Measure.DATE,
+    "TM": Measure.TIME,
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), Measure.NUMBER),
+}
+"""What a value of a VR can be compared as (PS3.5 6.2); other VRs hold what they hold."""
+
+_WRITTEN: Final[Mapping[Measure, str]] = {
+    Measure.AGE: 'an age such as "18Y"',
+    Measure.DATE: 'a date such as "2026-01-31"',
+    Measure.TIME: 'a time such as "08:30"',
+    Measure.NUMBER: "a number such as 18",
+}
+
+
+def doubts(settings: Settings) -> list[str]:
+    """Return one sentence for each thing in valid settings that is probably not meant."""
+    return [*_forwards_nothing(settings), *_unreached(settings.routes), *_empty_ranges(settings.routes)]
+
+
+def _forwards_nothing(settings: Settings) -> Iterator[str]:
+    if not settings.sources:
+        yield "no [[sources]]: every association will be rejected"
+    routes = settings.routes_in_order
+    if not routes:
+        yield "no [[routes]] and no [fallback]: everything received will be kept and nothing forwarded"
+    elif routes[-1].match:
+        yield (
+            "the last of [[routes]] has conditions and there is no [fallback]: "
+            "what no route matches is kept and not forwarded"
+        )
+
+
+def _unreached(routes: tuple[RouteSettings, ...]) -> Iterator[str]:
+    place = next((place for place, route in enumerate(routes) if not route.match), len(routes))
+    for route in routes[place + 1 :]:
+        yield f"route {route.name} is never reached: {routes[place].name} before it takes everything"
+
+
+def _empty_ranges(routes: tuple[RouteSettings, ...]) -> Iterator[str]:
+    for route in routes:
+        for key, condition in route.match.items():
+            wanted = condition.not_ if isinstance(condition, Negation) else condition
+            if isinstance(wanted, Range) and (allowed := _misfit(key, wanted)):
+                yield f"route {route.name}: no value of {key} lies in this range; write {allowed}"
+
+
+def _misfit(key: str, wanted: Range) -> str | None:
+    """Return how a bound for this attribute is written, if the bounds of `wanted` are of another kind."""
+    bound = wanted.min if wanted.min is not None else wanted.max
+    if bound is None:
+        return None
+    measure = quantity_of_bound(bound).measure
+    if key in SENDER_FACTS:
+        return None
+    counted = _COUNTED.get(vr_of(key) or "")
+    # A date or time is digits in a row, which a number may be compared with.
+    if counted is None or measure is counted or (measure is Measure.NUMBER and counted is not Measure.AGE):
+        return None
+    return _WRITTEN[counted]
