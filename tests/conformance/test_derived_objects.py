@@ -23,6 +23,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -235,6 +237,8 @@ DECODERS = {
     str(DeflatedExplicitVRLittleEndian): ("dcmconv", "+te"),
     str(RLELossless): ("dcmdrle", "+te"),
     str(JPEGLSLossless): ("dcmdjpls", "+te"),
+    str(JPEGLossless): ("dcmdjpeg", "+te"),
+    str(JPEGLosslessSV1): ("dcmdjpeg", "+te"),
 }
 """The programs of DCMTK that write Explicit VR Little Endian; there is none for JPEG 2000."""
 
@@ -242,6 +246,7 @@ DECODERS = {
 @needs("dcmconv")
 @needs("dcmdrle")
 @needs("dcmdjpls")
+@needs("dcmdjpeg")
 def test_dcmtk_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]], tmp_path: Path) -> None:
     decoded = set()
     for source, derived in pairs["standard"]:
@@ -255,7 +260,7 @@ def test_dcmtk_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]
         assert transfer_syntax(target) == ExplicitVRLittleEndian
         assert np.array_equal(stored_values(target), stored_values(derived)), source.name
         decoded.add(syntax)
-    assert decoded >= {ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless}
+    assert decoded >= {ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless, JPEGLSLossless, JPEGLosslessSV1}
 
 
 @needs("dcmdump")
@@ -287,6 +292,9 @@ def test_dcmtk_reads_text_in_its_character_set(tmp_path: Path, charset: str, wri
 
 def test_gdcm_decodes_the_same_pixels(pairs: dict[str, list[tuple[Path, Path]]]) -> None:
     for source, derived in pairs["standard"]:
+        if pydicom.dcmread(derived, stop_before_pixels=True).SOPClassUID == EnhancedXRFImageStorage:
+            # GDCM does not know the class, and refuses the source too.
+            continue
         values = stored_values(derived)
         assert np.array_equal(gdcm_values(derived).reshape(values.shape), values), source.name
 

@@ -94,7 +94,7 @@ def test_other_syntaxes_have_no_header() -> None:
     assert read_size(b"anything", ExplicitVRLittleEndian) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     syntax=st.sampled_from((JPEG_LS, JPEG_2000, JPEG)),
     damage=st.lists(st.tuples(st.integers(0, 120), st.integers(0, 255)), max_size=6),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
@@ -96,7 +96,7 @@ def random_values(
 
 
 @pytest.mark.parametrize("syntax", CODECS)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@settings(max_examples=120)
 @given(
     allocated_and_stored=st.sampled_from([(8, 8), (8, 5), (8, 2), (16, 8), (16, 10), (16, 12), (16, 15), (16, 16)]),
     signed=st.booleans(),

@@ -142,7 +142,7 @@ def test_a_reason_quotes_no_value(message: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     syntax=st.sampled_from(SYNTAXES),
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),

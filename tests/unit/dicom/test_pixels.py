@@ -44,7 +44,7 @@ def only_frame(ds: Dataset) -> tuple[PixelSpec, StoredFrame]:
     return spec, frame
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(images())
 def test_what_is_not_changed_comes_back_bit_exact(ds: Dataset) -> None:
     spec = read_spec(ds)
@@ -53,7 +53,7 @@ def test_what_is_not_changed_comes_back_bit_exact(ds: Dataset) -> None:
     assert np.array_equal(np.concatenate([cells.ravel() for cells in back]), raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(images(), st.integers(0, 2**32 - 1))
 def test_any_change_leaves_padding_and_foreign_bits_alone(ds: Dataset, seed: int) -> None:
     spec = read_spec(ds)
@@ -74,7 +74,7 @@ def test_any_change_leaves_padding_and_foreign_bits_alone(ds: Dataset, seed: int
             assert not ((values >= spec.padding[0]) & (values <= spec.padding[1])).any()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(images())
 def test_stored_values_are_what_arithmetic_on_the_bits_says(ds: Dataset) -> None:
     spec = read_spec(ds)

@@ -35,7 +35,7 @@ def cells_in(path: Path) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ds=objects())
 def test_what_is_not_changed_comes_back_bit_by_bit_and_attributes_as_allowed(ds: Dataset, syntax: UID) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def expected_value(value: int, change: float, spec: PixelSpec) -> int:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ds=objects(), seed=st.integers(0, 2**32 - 1), share=st.sampled_from((0.001, 0.1, 2.0)))
 def test_what_is_changed_is_rounded_clipped_and_never_padding(
     ds: Dataset, syntax: UID, seed: int, share: float

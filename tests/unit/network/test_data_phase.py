@@ -157,7 +157,7 @@ def test_violations_name_what_the_abort_must_say(
     assert (caught.value.source, caught.value.reason) == source_and_reason
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=400))
 def test_any_bytes_end_in_an_error_of_the_data_phase(encoded: bytes) -> None:
     ours, theirs = tcp_pair()
