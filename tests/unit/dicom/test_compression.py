@@ -43,9 +43,9 @@ from tests.support.samples import DICOM_SAMPLES, requires_dicom_samples
 
 OTHER_DECODER = {JPEGLSLossless: "gdcm", JPEG2000Lossless: "gdcm", RLELossless: "pydicom", JPEGLosslessSV1: "gdcm"}
 """Decoders of other makers than those that compression believes; for JPEG Lossless DCMTK decodes in a test below."""
-SMALLEST = {JPEGLSLossless: 9, JPEG2000Lossless: 32, RLELossless: 0, JPEGLosslessSV1: 0}
+SMALLEST = {JPEGLSLossless: 16, JPEG2000Lossless: 32, RLELossless: 0, JPEGLosslessSV1: 0}
 """Rows and columns from which on a codec takes every image: OpenJPEG halves one five times, and pyjpegls takes none
-that grows by the compression."""
+that grows by the compression: of 60 pictures of pure noise in 8 bits 56 of 9 x 9, 3 of 12 x 12, none of more."""
 CODECS = list(OTHER_DECODER)
 SOURCES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 
