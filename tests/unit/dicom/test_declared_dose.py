@@ -10,9 +10,10 @@ from pydicom.dataset import Dataset
 from config.settings import DerivationSettings, RouteSettings
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, Times, declared_dose
 from dicom_node.instance_store import InstanceStore
-from dicom_node.ledger.arrivals import EnhancementDecision, StoredInstance
+from dicom_node.ledger.arrivals import EnhancementDecision
 from model.denoiser import Denoiser
 from model.exposure import DeclaredDose
+from tests.support.enhancing import stored_instance
 from tests.support.radiographs import radiograph
 
 
@@ -46,22 +47,7 @@ def test_a_dose_that_the_noise_contradicts_is_in_the_recorded_decision(tmp_path:
     ds.ExposureIndex, ds.ImagerPixelSpacing = "40000", ["0.15", "0.15"]
     store = InstanceStore(tmp_path)
     saved = store.save(ds)
-    instance = StoredInstance(
-        instance_id=1,
-        arrival_id=1,
-        sop_class_uid=ds.SOPClassUID,
-        sop_instance_uid=ds.SOPInstanceUID,
-        study_instance_uid=ds.StudyInstanceUID,
-        series_instance_uid=ds.SeriesInstanceUID,
-        transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
-        key=saved.key,
-        size=saved.size,
-        dataset_offset=saved.dataset_offset,
-        digest=saved.digest,
-        calling_ae_title="A",
-        called_ae_title="B",
-        host="h",
-    )
+    instance = stored_instance(ds, saved)
     enhancer = ImageEnhancer(
         store=store,
         model=LoadedModel(denoiser=Denoiser.load("lite", device="cpu")),
