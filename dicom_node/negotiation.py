@@ -186,7 +186,14 @@ class NegotiatedAssociation(Association):
         self.set_socket(AssociationSocket(self, client_socket=sock))
         for user in (self.requestor, self.acceptor):
             user.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        local, remote = (AddressInformation.from_tuple(a) for a in (sock.getsockname(), sock.getpeername()))
+        local = AddressInformation.from_tuple(sock.getsockname())
+        try:
+            remote = AddressInformation.from_tuple(sock.getpeername())
+        except OSError:
+            if mode != "requestor":
+                raise
+            # It is gone already, and what it said before it went is still to be read; its address is of no use to us.
+            remote = local
         self.requestor.address_info, self.acceptor.address_info = (
             (local, remote) if self.is_requestor else (remote, local)
         )

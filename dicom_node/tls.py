@@ -100,7 +100,8 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, settings.min_version)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    # Tickets would resume a session without asking for the certificate again, and reach clients that never read them.
+    # Tickets reach clients that may never read them, and close with RST then. Sessions of TLS 1.2 that are resumed by
+    # their ID keep the certificate that was verified with them.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.verify_mode = {
@@ -161,6 +162,10 @@ def _said(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return (error.reason or "unknown").replace("_", " ").lower()
     return str(getattr(error, "strerror", None) or error)
+
+
+class RefusedAfterHandshake(ConnectionError):
+    """The peer ended the connection after the handshake, before any answer, and its alert was lost."""
 
 
 class RenewedContext:
@@ -284,10 +289,10 @@ _BY_REASON: Final = {
 _BY_VERIFY_CODE: Final = {
     9: "its certificate is not valid yet: is the clock right, here and there?",
     10: "its certificate, or one above it, is expired: it has to be renewed there",
-    18: "its certificate is signed by itself, and not in the file that ca names: add it there",
-    19: "its authority is not in the file that ca names: add that authority there",
-    20: "the authority of its certificate is not in the file that ca names: add that authority there",
-    21: "the authority of its certificate is not in the file that ca names: add that authority there",
+    18: "its certificate is signed by itself, and not known: add it to the file that ca names",
+    19: "the authority of its certificate is not known: add it to the file that ca names",
+    20: "the authority of its certificate is not known: add it to the file that ca names",
+    21: "the authority of its certificate is not known: add it to the file that ca names",
     23: "its certificate was revoked",
     26: "its certificate is not meant for this use (Extended Key Usage)",
     62: "its certificate is for another name",
@@ -301,6 +306,11 @@ _BY_VERIFY_CODE: Final = {
 def explain_tls(error: BaseException | None) -> str:
     """Return as half a sentence about the peer why a handshake failed, and what to do."""
     match error:
+        case RefusedAfterHandshake():
+            return (
+                "it closed the connection right after the TLS handshake; it may want a certificate of ours, or not "
+                "accept the one that we show"
+            )
         case ssl.SSLCertVerificationError():
             return _BY_VERIFY_CODE.get(error.verify_code, f"its certificate can't be verified: {error.verify_message}")
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():

@@ -55,7 +55,15 @@ from dicom_node.negotiation import (
     build_context,
 )
 from dicom_node.rejections import Rejection
-from dicom_node.tls import RenewedContext, TlsSocket, TlsUnusable, accept_tls, connect_tls, explain_tls
+from dicom_node.tls import (
+    RefusedAfterHandshake,
+    RenewedContext,
+    TlsSocket,
+    TlsUnusable,
+    accept_tls,
+    connect_tls,
+    explain_tls,
+)
 
 __all__ = [
     "VERIFICATION",
@@ -156,7 +164,7 @@ def open_association(
         ]
         association.acse.negotiate_association()
         if not association.is_established:
-            raise _negotiation_error(association, where)
+            raise _negotiation_error(association, where, sock)
         return RequestedAssociation(
             accepted=association.contexts,
             phase=DataPhase(
@@ -324,7 +332,7 @@ class RequestedAssociation:
             raise AssociationAborted(f"{self._where}: {error}") from error
 
 
-def _negotiation_error(association: NegotiatedAssociation, where: str) -> NodeError:
+def _negotiation_error(association: NegotiatedAssociation, where: str, sock: socket.socket) -> NodeError:
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         kind = AssociationRejectedPermanent if answer.result == 1 else AssociationRejectedTransient
@@ -336,10 +344,13 @@ def _negotiation_error(association: NegotiatedAssociation, where: str) -> NodeEr
         )
     if answer is not None and answer.result == 0:
         return ContextRejected(f"{where} accepted none of the proposed presentation contexts")
-    if isinstance(association.provider.transport_error, ssl.SSLError):
-        error = association.provider.transport_error
-        failure = TlsFailed(f"{where}: {explain_tls(error)}")
-        failure.__cause__ = error
+    error = association.provider.transport_error
+    if isinstance(sock, TlsSocket) and error is not None:
+        # A TLS 1.3 peer judges our certificate after our side of the handshake; its alert may be lost with the
+        # connection.
+        cause = error if isinstance(error, ssl.SSLError) else RefusedAfterHandshake(error.errno, error.strerror)
+        failure = TlsFailed(f"{where}: {explain_tls(cause)}")
+        failure.__cause__ = cause
         return failure
     if association.provider.last_received is None:
         return NetworkTimeout(f"{where} did not answer the association request")
