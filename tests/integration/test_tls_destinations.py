@@ -33,7 +33,6 @@ from tests.support.peers import (
     requires_orthanc,
 )
 
-
 LATE = "wants? a certificate of ours|does not know the authority of our certificate|does not accept our certificate"
 """A peer with TLS 1.3 says so after our side of the handshake, and its alert is lost where it hangs up too soon."""
 

@@ -167,15 +167,16 @@ def test_without_a_certificate_dcmtk_comes_in_only_where_none_is_required(
 def handshake(running: RunningReceiver, authority: Authority, pair: Pair, *options: str) -> tuple[bool, str]:
     program = find_program("openssl")
     assert program is not None
+    files = ["-cert", str(pair.certificate), "-key", str(pair.key), "-CAfile", str(authority.file)]
+    address = f"{LOOPBACK}:{running.receiver.tls_port}"
     done = subprocess.run(
-        [program, "s_client", "-connect", f"{LOOPBACK}:{running.receiver.tls_port}", *options]
-        + ["-cert", str(pair.certificate), "-key", str(pair.key), "-CAfile", str(authority.file), "-verify_return_error"],
+        [program, "s_client", "-connect", address, *options, *files, "-verify_return_error"],
         input="",
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
-    )  # fmt: skip
+    )
     return "Cipher is (NONE)" not in done.stdout and done.returncode == 0, done.stdout + done.stderr
 
 
