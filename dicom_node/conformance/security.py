@@ -89,7 +89,7 @@ def security(settings: Settings) -> Section:
                         (
                             "Files and folders of objects can be read by the node's own user alone. They are not "
                             "encrypted.",
-                            "Logs hold UIDs and AE titles, no attributes of a patient and no pixels; nor does the ledger. "
+                            "Logs and ledger hold UIDs and AE titles, no attributes of a patient and no pixels. "
                             "An Error Comment of a peer is not kept, as it may quote an attribute.",
                             "Every change of state is recorded in the ledger with its time and reason. The record is "
                             "not "

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from config.example import TABLES_BELOW
 from config.loading import load_settings, parse_settings
 from config.settings import DestinationSettings, Settings
 from dicom_node.conformance import render_statement
