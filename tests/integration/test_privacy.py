@@ -27,14 +27,14 @@ ATTRIBUTES = {
     "PatientID": f"{MARK}ID",
     "OtherPatientNames": f"{MARK}OTHER",
     "PatientAddress": f"{MARK}STREET 1",
-    "PatientComments": f"{MARK}COMMENT",
+    "PatientComments": f"'); DROP TABLE instance; --{MARK}COMMENT",
     "AccessionNumber": f"{MARK}ACC",
     "ReferringPhysicianName": f"{MARK}REFERRER",
     "OperatorsName": f"{MARK}OPERATOR",
     "InstitutionName": f"{MARK}HOSPITAL",
-    "StudyDescription": f"{MARK}STUDY",
-    "SeriesDescription": f"{MARK}SERIES",
-    "ImageComments": f"{MARK}IMAGE",
+    "StudyDescription": f"../../../../{MARK}STUDY",
+    "SeriesDescription": f"$(touch {MARK}SERIES)",
+    "ImageComments": f"|touch {MARK}IMAGE;\r\n`id`",
     # Values that contradict their VR: libraries like to quote them in warnings and errors.
     "PatientBirthDate": f"{MARK}BORN",
     "PatientAge": f"{MARK}AGE",
@@ -194,6 +194,7 @@ def test_the_log_of_a_node_holds_nothing_of_a_patient(tmp_path: Path, form: str)
         assert len(values) > 100
         assert not [value for value in values if MARK in value], name
     assert any("Unforeseen" in value for value in values), "the engine noted no error"
+    assert not list(REPOSITORY.glob(f"*{MARK}*")), "something in an attribute was run"
     for path in data_dir.rglob("*"):
         assert MARK not in str(path)
         if path.suffix == ".txt":
