@@ -59,8 +59,8 @@ def test_as_identifiers_they_name_no_file_and_change_no_query(
             before = names_below(tmp_path)
             # As instance, as study, as series. Modalities write identifiers that are no UIDs, so some are taken.
             statuses = [peer.store(name, data_set(name)).status]
-            for changes in ({"study": name}, {"series": name}):
-                statuses.append(peer.store("1.2.3.5", data_set("1.2.3.5", **changes)).status)
+            others = (data_set("1.2.3.5", study=name), data_set("1.2.3.5", series=name))
+            statuses += [peer.store("1.2.3.5", other).status for other in others]
             peer.release()
         assert set(statuses) <= {0, 0xA900, 0xC000}
         for path in names_below(tmp_path) - before:
