@@ -70,10 +70,12 @@ class TlsSocket(ssl.SSLSocket):
         if self._sslobj is not None:
             # Without waiting for the peer's own close_notify, which many never send.
             with contextlib.suppress(OSError, ValueError):
+                timeout = self.gettimeout()
                 self.settimeout(0.0)
-                self._sslobj.shutdown()
-            with contextlib.suppress(OSError):
-                self.settimeout(None)
+                try:
+                    self._sslobj.shutdown()
+                finally:
+                    self.settimeout(timeout)
         super().shutdown(how)
 
     @property

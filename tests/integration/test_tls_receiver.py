@@ -342,7 +342,7 @@ def test_silent_and_trickling_peers_hold_up_nobody_and_are_cut_off(
     tmp_path: Path, authority: Authority, node: Pair, modality: Pair
 ) -> None:
     tls = server_settings(node, authority)
-    with running_receiver(tmp_path / "data", sources=[ANYBODY], tls=tls, acse_timeout_s=1.5) as running:
+    with running_receiver(tmp_path / "data", sources=[ANYBODY], tls=tls, acse_timeout_s=3.0) as running:
         port = running.receiver.tls_port
         silent = [socket.create_connection((LOOPBACK, port), timeout=20) for _ in range(20)]
         trickler = socket.create_connection((LOOPBACK, port), timeout=20)
@@ -407,6 +407,22 @@ def test_a_stop_aborts_associations_and_says_so_encrypted(
             peer.sock.suppress_ragged_eofs = False
             assert peer.sock.recv(1) == b""
         stopping.join()
+
+
+def test_a_peer_that_never_closes_is_not_waited_for_long(
+    receiver: RunningReceiver, authority: Authority, modality: Pair
+) -> None:
+    def serving() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "association"]
+
+    with RawPeer(receiver.receiver.tls_port, context=client(authority, modality)) as rejected:
+        assert rejected.associate(associate_rq(called="OTHER"))[0] == 3
+        wait_until(lambda: not serving(), what="the end of the connection's thread")
+    with RawPeer(receiver.receiver.tls_port, context=client(authority, modality)) as released:
+        released.associate()
+        released.send(pdu(5, bytes(4)))
+        assert released.receive()[0] == 6
+        wait_until(lambda: not serving(), what="the end of the association's thread")
 
 
 def test_a_connection_that_is_cut_off_stores_nothing(
