@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from config.settings import (
     DestinationSettings,
+    PeerTlsSettings,
     RetrySettings,
     RouteSettings,
     Settings,
@@ -34,6 +35,8 @@ LISTS: dict[str, type[BaseModel]] = {
     "destinations": DestinationSettings,
     "routes": RouteSettings,
 }
+TABLES_BELOW: dict[str, type[BaseModel]] = {"retry": RetrySettings, "tls": PeerTlsSettings}
+"""Tables of a destination's own."""
 
 
 def render_example() -> str:
@@ -54,7 +57,8 @@ def render_example() -> str:
                 *_fields(LISTS[name], EXAMPLE_VALUES[name]),
             ]
             if name == "destinations":
-                lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
+                for below, table in TABLES_BELOW.items():
+                    lines += ["", f"# [destinations.{below}]", *_fields(table, {})]
         else:
             model = field.annotation
             assert isinstance(model, type)
@@ -78,7 +82,8 @@ def render_reference() -> str:
         assert issubclass(model, BaseModel)
         lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
         if name == "destinations":
-            lines += ["", "## `[destinations.retry]`", "", *_reference_table(RetrySettings)]
+            for below, table in TABLES_BELOW.items():
+                lines += ["", f"## `[destinations.{below}]`", "", *_reference_table(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +93,7 @@ def _reference_table(model: type[BaseModel]) -> Iterator[str]:
     yield "| setting | default | meaning |"
     yield "|---|---|---|"
     for name, field in model.model_fields.items():
-        if name != "retry":
+        if not _is_table(field):
             default = (
                 "required"
                 if field.is_required()
@@ -101,7 +106,7 @@ def _reference_table(model: type[BaseModel]) -> Iterator[str]:
 
 def _fields(model: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if name == "retry":
+        if _is_table(field):
             continue
         yield from _comment(field.description or "")
         if name in values:
@@ -109,6 +114,10 @@ def _fields(model: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
         else:
             default = _default(field)
             yield f"# {name} = {toml_value(default)}" if default is not None else f"# {name} ="
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _default(field: FieldInfo) -> Any:

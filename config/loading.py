@@ -38,6 +38,9 @@ class InvalidSettings(Exception):
         super().__init__(f"{file}: {len(faults)} fault(s): " + "; ".join(str(fault) for fault in faults))
 
 
+_TLS_FILES = ("certificate", "key", "ca")
+
+
 def load_settings(file: Path) -> Settings:
     """Load and validate the settings in `file`.
 
@@ -63,9 +66,25 @@ def load_settings(file: Path) -> Settings:
         raise InvalidSettings(
             file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
-    settings = parse_settings(raw, file)
-    data_dir = (file.resolve().parent / settings.node.data_dir).resolve()
-    return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
+    return _with_whole_paths(parse_settings(raw, file), file.resolve().parent)
+
+
+def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
+    """Return the settings with every path from the root; destinations have the node's certificate unless their own."""
+
+    def whole(path: Path | None) -> Path | None:
+        return None if path is None else (folder / path).resolve()
+
+    tls = settings.tls.model_copy(update={name: whole(getattr(settings.tls, name)) for name in _TLS_FILES})
+    destinations = []
+    for destination in settings.destinations:
+        peer = destination.tls
+        files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
+        if peer.enabled and peer.certificate is None:
+            files |= {"certificate": tls.certificate, "key": tls.key}
+        destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
+    node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
+    return settings.model_copy(update={"node": node, "tls": tls, "destinations": tuple(destinations)})
 
 
 def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Settings:
@@ -160,6 +179,29 @@ def _known_keys(loc: tuple[int | str, ...]) -> str:
     return (f"; did you mean {near[0]}?" if near else "") + "; known are " + ", ".join(known)
 
 
+def _tls_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
+    """Sources that ask for what the receiver does not have: TLS, or the certificates of senders."""
+    tls = raw.get("tls")
+    table: Mapping[str, Any] = tls if isinstance(tls, Mapping) else {}
+    for index, source in enumerate(_entries(raw, "sources")):
+        if not table.get("certificate"):
+            allowed = (
+                "certificate, key and ca in [tls] first: without them every association of this source is rejected"
+            )
+        elif table.get("client_certificates") == "none" and source.get("certificates"):
+            allowed = 'client_certificates other than "none" in [tls]: nobody is asked for a certificate'
+        else:
+            continue
+        for name in ("tls", "certificates"):
+            value = source.get(name)
+            if value and value != "optional":
+                yield Fault(path=f"sources[{index}].{name}", value=repr(value), allowed=allowed)
+    node = raw.get("node")
+    port = node.get("port", 11112) if isinstance(node, Mapping) else 11112
+    if table.get("certificate") and not table.get("only") and table.get("port", 2762) == port:
+        yield Fault(path="tls.port", value=repr(port), allowed="another port than node.port; or only = true")
+
+
 def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
     """Faults between tables; works on raw input so that they show together with the schema's."""
     faults: list[Fault] = []
@@ -179,6 +221,7 @@ def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
     fallback = raw.get("fallback")
     if isinstance(fallback, Mapping):
         faults += _unknown_destinations("fallback.destinations", fallback, known)
+    faults += _tls_faults(raw)
     return faults
 
 

@@ -59,6 +59,16 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _certificate_rule(value: str) -> str:
+    text = value.strip()
+    digits = text.lower().removeprefix("sha256:").replace(":", "").replace(" ", "")
+    if re.fullmatch(r"[0-9a-f]{64}", digits):
+        return f"sha256:{digits}"
+    if text.lower().startswith("sha256:") or not re.fullmatch(r"[^\x00-\x1f]{1,253}", text):
+        raise ValueError('a name in the certificate, or "sha256:" and 64 hexadecimal digits of its fingerprint')
+    return text
+
+
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
         raise ValueError("1 to 64 letters, digits, dots, hyphens and underscores, the first a letter or digit")
@@ -70,6 +80,7 @@ HostRule = Annotated[str, AfterValidator(_host_rule)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, AfterValidator(_name)]
+CertificateRule = Annotated[str, AfterValidator(_certificate_rule)]
 DestinationNames = Annotated[tuple[Name, ...], AfterValidator(_each_once)]
 
 
@@ -132,6 +143,92 @@ class ReceiverSettings(_Table):
     )
 
 
+class TlsSettings(_Table):
+    """DICOM over TLS towards senders; off unless a certificate is named."""
+
+    certificate: Path | None = Field(
+        None,
+        description="PEM file with the node's certificate, and behind it those of intermediate authorities; relative "
+        "paths start at the settings file. Read again when it changes. None: no TLS.",
+    )
+    key: Path | None = Field(
+        None, description="PEM file with the private key of the certificate, without a password, for the node alone."
+    )
+    ca: Path | None = Field(
+        None, description="PEM file with the authorities whose client certificates are accepted; no others are."
+    )
+    client_certificates: Literal["required", "optional", "none"] = Field(
+        "required",
+        description="Whether a sender must show a certificate (required), may (optional), or is not asked (none).",
+    )
+    port: Port = Field(2762, description="TCP port on which the receiver listens for TLS, beside node.port.")
+    only: bool = Field(False, description="Listen for TLS alone: node.port is not opened.")
+    min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken: 1.2 or 1.3.")
+    warn_days: int = Field(
+        30,
+        ge=0,
+        le=3650,
+        description="Days before a certificate expires, the node's or a destination's, from which on log, status and "
+        "doctor warn.",
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the receiver speaks TLS."""
+        return self.certificate is not None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key together, or neither")
+        if self.only and not self.enabled:
+            raise ValueError("only = true where certificate and key are set")
+        if self.enabled and self.client_certificates != "none" and self.ca is None:
+            raise ValueError(
+                'ca, the file with the authorities of the senders\' certificates; or client_certificates = "none"'
+            )
+        return self
+
+
+class PeerTlsSettings(_Table):
+    """DICOM over TLS towards a destination; `tls = true` is short for a table of defaults."""
+
+    enabled: bool = Field(
+        False, description="Speak TLS with it, and nothing else; true too where anything else stands in this table."
+    )
+    ca: Path | None = Field(
+        None,
+        description="PEM file with the authorities that its certificate may come from, or with that certificate itself "
+        "where it signed itself. None: those of the operating system.",
+    )
+    certificate: Path | None = Field(
+        None, description="PEM file with the certificate that we show it. None: that of [tls], if there is one."
+    )
+    key: Path | None = Field(None, description="PEM file with the private key of that certificate.")
+    check_name: bool = Field(
+        True, description="Its certificate must be for its host (or server_name); false: for anybody whom ca signed."
+    )
+    server_name: str | None = Field(
+        None, min_length=1, max_length=253, description="Name in its certificate, where that is not its host."
+    )
+    min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken: 1.2 or 1.3.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {"enabled": value}
+        if isinstance(value, dict) and value and "enabled" not in value:
+            return {"enabled": True, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key together, or neither")
+        return self
+
+
 class SourceSettings(_Table):
     """A modality (or another sender) that may store to this node; senders that match none are rejected."""
 
@@ -142,6 +239,33 @@ class SourceSettings(_Table):
     hosts: tuple[HostRule, ...] = Field(
         ("*",), min_length=1, description='Addresses, networks or host names it calls from; "*" allows any.'
     )
+    tls: Literal["optional", "required"] = Field(
+        "optional", description="required: its associations are taken over TLS alone; optional: without it too."
+    )
+    certificates: tuple[CertificateRule, ...] = Field(
+        (),
+        description="Certificates, one of which it must show: a name in it (DNS name, address or Common Name), or its "
+        'SHA-256 fingerprint as "sha256:HEX". TLS is required then. Empty: any that [tls] accepts.',
+    )
+    max_associations: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Associations that it may have open at once; more are refused as a transient condition. 0: as "
+        "many as receiver.max_associations.",
+    )
+    max_objects_per_minute: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Objects a minute that it may send, all of its associations together; what comes faster is taken "
+        "more slowly. 0: no limit.",
+    )
+
+    @property
+    def requires_tls(self) -> bool:
+        """Whether its associations are taken over TLS alone."""
+        return self.tls == "required" or bool(self.certificates)
 
 
 class RetrySettings(_Table):
@@ -185,6 +309,7 @@ class DestinationSettings(_Table):
         description="Compress originals too; false: enhanced images alone, and originals arrive byte for byte.",
     )
     retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
+    tls: PeerTlsSettings = Field(PeerTlsSettings(), description="DICOM over TLS.")
 
 
 class Content(enum.StrEnum):
@@ -367,6 +492,7 @@ class Settings(_Table):
 
     node: NodeSettings = Field(NodeSettings())
     receiver: ReceiverSettings = Field(ReceiverSettings())
+    tls: TlsSettings = Field(TlsSettings())
     sources: tuple[SourceSettings, ...] = Field(())
     destinations: tuple[DestinationSettings, ...] = Field(())
     routes: tuple[RouteSettings, ...] = Field(())

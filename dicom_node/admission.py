@@ -8,15 +8,17 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from config.settings import Settings
-from dicom_node.association_policy import ReceiverLoad, host_names, judge_association
+from config.settings import Settings, SourceSettings
+from dicom_node.association_policy import ReceiverLoad, find_source, host_names, judge_association
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.pace import Pace
 from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
 from dicom_node.upper_layer import AssociationRequest
 
@@ -29,9 +31,14 @@ _LONGEST_DELAY_S: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """An association that was accepted: its number in the ledger."""
+    """An association that was accepted: its number in the ledger, and its source.
+
+    `pace` is that of the source's objects, shared by all of its associations; None where they have no limit.
+    """
 
     association_id: int
+    source: SourceSettings
+    pace: Pace | None
 
 
 class Admission:
@@ -43,6 +50,12 @@ class Admission:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._associations = 0
+        self._by_source: Counter[str] = Counter()
+        self._paces = {
+            source.name: Pace(source.max_objects_per_minute)
+            for source in settings.sources
+            if source.max_objects_per_minute
+        }
         self._stopping = threading.Event()
         self._names = host_names(settings.sources)
         self._addresses: dict[str, frozenset[str]] = {}
@@ -69,18 +82,21 @@ class Admission:
                 free_bytes=self._store.free_bytes(),
                 min_free_bytes=settings.receiver.min_free_mb << 20,
                 is_stopping=self._stopping.is_set(),
+                by_source=self._by_source,
             )
             rejection = judge_association(
                 request, ae_title=settings.node.ae_title, sources=settings.sources, addresses=addresses, load=load
             )
-            if rejection is None:
+            source = find_source(request.calling_ae_title, request.host, settings.sources, addresses)
+            if rejection is None and source is not None:
                 self._associations += 1
+                self._by_source[source.name] += 1
         if rejection is None:
+            assert source is not None
             try:
-                return self._open(request)
+                return self._open(request, source)
             except BaseException as error:
-                with self._lock:
-                    self._associations -= 1
+                self._give_back(source)
                 if not isinstance(error, LedgerUnavailable):
                     raise
                 rejection = LEDGER_UNAVAILABLE.reject(str(error))
@@ -105,17 +121,28 @@ class Admission:
                     return
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
         finally:
-            with self._lock:
-                self._associations -= 1
+            self._give_back(admitted.source)
 
-    def _open(self, request: AssociationRequest) -> Admitted:
+    def note_failure(self, host: str, reason: str) -> None:
+        """Record a peer that came to no request, such as one whose TLS handshake failed, for `status` to show."""
+        try:
+            self._ledger.record_rejection(calling_ae_title="", called_ae_title="", host=host, reason=reason)
+        except LedgerUnavailable as error:
+            log.error("A rejection could not be recorded", extra={"error": str(error)})
+
+    def _give_back(self, source: SourceSettings) -> None:
+        with self._lock:
+            self._associations -= 1
+            self._by_source[source.name] -= 1
+
+    def _open(self, request: AssociationRequest, source: SourceSettings) -> Admitted:
         association_id = self._ledger.open_association(
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
             host=request.host,
             port=request.port,
         )
-        return Admitted(association_id=association_id)
+        return Admitted(association_id=association_id, source=source, pace=self._paces.get(source.name))
 
     def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
         who = {

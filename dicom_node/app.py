@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from config.settings import Settings
+from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.ledger.processes import HEARTBEAT_S, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
-from dicom_node.receiver import Receiver
-from dicom_node.state import EXIT_DATA_DIR, EXIT_OK, EXIT_PORT, FATAL_CODES, StartRefused, open_state
+from dicom_node.receiver import PortTaken, Receiver
+from dicom_node.state import EXIT_DATA_DIR, EXIT_FOUND_FAULTS, EXIT_OK, EXIT_PORT, FATAL_CODES, StartRefused, open_state
 from dicom_node.supervisor import Role, Supervisor
+from dicom_node.tls import TlsUnusable
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +40,16 @@ def run_receiver(settings: Settings) -> int:
         receiver = Receiver(settings, state.store, ledger)
         try:
             receiver.start()
-        except OSError as error:
+        except TlsUnusable as error:
+            # No fatal code: the files may be about to be replaced, and the supervisor tries again.
+            raise StartRefused(f"{error}: correct [tls]", EXIT_FOUND_FAULTS) from error
+        except PortTaken as error:
             raise StartRefused(
-                f"port {settings.node.port} of {settings.node.bind} can't be listened on "
+                f"port {error.port} of {settings.node.bind} can't be listened on "
                 f"({os.strerror(error.errno or 0)}): {_advice(error)}",
                 EXIT_PORT,
             ) from error
-        with heartbeat(ProcessLedger(state.database, name=name, role="receiver")):
+        with watched_certificates(settings), heartbeat(ProcessLedger(state.database, name=name, role="receiver")):
             stop.wait()
             receiver.stop(settings.node.drain_s)
     return EXIT_OK
@@ -54,8 +59,8 @@ def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return 'node.bind is no address of this machine; "0.0.0.0" means all'
     if error.errno == errno.EACCES:
-        return "choose a node.port above 1023"
-    return "stop the program that has it, or choose another node.port"
+        return "choose a port above 1023"
+    return "stop the program that has it, or choose another node.port or tls.port"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom.uid import UID, MediaStorageDirectoryStorage
@@ -21,7 +21,9 @@ from dicom_node.rejections import (
     CALLING_AE_TITLE,
     LOW_SPACE,
     SHUTTING_DOWN,
+    SOURCE_BUSY,
     TOO_MANY_ASSOCIATIONS,
+    TRANSPORT,
     Rejection,
 )
 from dicom_node.upper_layer import VERIFICATION, AssociationRequest, ProposedContext
@@ -54,13 +56,14 @@ NOT_STORED: Final = frozenset((MediaStorageDirectoryStorage, UID("1.2.840.10008.
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiverLoad:
-    """How the receiver stands at the moment of a request."""
+    """How the receiver stands at the moment of a request; `by_source` counts associations by the source's name."""
 
     associations: int
     max_associations: int
     free_bytes: int
     min_free_bytes: int
     is_stopping: bool
+    by_source: Mapping[str, int] = field(default_factory=dict)
 
 
 def judge_association(
@@ -95,8 +98,11 @@ def judge_association(
         return CALLED_AE_TITLE.reject(
             f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
-    if find_source(request.calling_ae_title, request.host, sources, addresses) is None:
+    source = find_source(request.calling_ae_title, request.host, sources, addresses)
+    if source is None:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
+    if (fault := _transport_fault(request, source)) is not None:
+        return TRANSPORT.reject(fault)
     if load.is_stopping:
         return SHUTTING_DOWN.reject("the receiver is shutting down")
     if load.free_bytes < load.min_free_bytes:
@@ -104,6 +110,11 @@ def judge_association(
     if load.associations >= load.max_associations:
         return TOO_MANY_ASSOCIATIONS.reject(
             f"{load.associations} associations are open, receiver.max_associations is {load.max_associations}"
+        )
+    if source.max_associations and load.by_source.get(source.name, 0) >= source.max_associations:
+        return SOURCE_BUSY.reject(
+            f"{load.by_source[source.name]} associations of source {source.name!r} are open, its max_associations is "
+            f"{source.max_associations}"
         )
     return None
 
@@ -126,9 +137,11 @@ def host_names(sources: Sequence[SourceSettings]) -> frozenset[str]:
 def source_lines(request: AssociationRequest) -> str:
     """Return the lines of the settings file that would admit this peer."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", request.calling_ae_title).strip("-._") or "source"
+    # Who shows a certificate is known by it from then on, and an address is no longer all that tells him apart.
+    bound = f"\ncertificates = [{json.dumps(request.certificate.rule)}]" if request.certificate else ""
     return (
         f"[[sources]]\nname = {json.dumps(name)}\n"
-        f"ae_titles = [{json.dumps(request.calling_ae_title)}]\nhosts = [{json.dumps(request.host)}]"
+        f"ae_titles = [{json.dumps(request.calling_ae_title)}]\nhosts = [{json.dumps(request.host)}]{bound}"
     )
 
 
@@ -176,6 +189,24 @@ def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return ipaddress.ip_network(rule, strict=False)
     except ValueError:
         return None
+
+
+def _transport_fault(request: AssociationRequest, source: SourceSettings) -> str | None:
+    """Tell why the connection is not what the source asks for; None if it is."""
+    who = f"calling AE title {request.calling_ae_title!r} from {request.host}"
+    if source.requires_tls and not request.is_secure:
+        return f"{who} came without TLS, which source {source.name!r} requires: let it call tls.port with TLS"
+    if not source.certificates:
+        return None
+    shown = request.certificate
+    if shown is None:
+        return f"{who} showed no certificate, and source {source.name!r} has certificates: give it one of them"
+    if any(shown.matches(rule) for rule in source.certificates):
+        return None
+    return (
+        f"{who} showed a certificate that source {source.name!r} does not have; if it is its own, add to its "
+        f"certificates:\n{json.dumps(shown.rule)}"
+    )
 
 
 def _explain_stranger(request: AssociationRequest, sources: Sequence[SourceSettings]) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,10 +29,13 @@ from dicom_node import __version__, diagnosis, reports, sending
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
+from dicom_node.certificate_watch import expiring_soon
+from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
+from dicom_node.logs import hook_exceptions
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
@@ -71,6 +76,9 @@ class RoleName(StrEnum):
 
 def main() -> None:
     """Run a command; every expected failure is one clear message and its exit code."""
+    # Whatever any process of the node writes is for its own user, also what libraries write: databases, their logs.
+    os.umask(0o077)
+    hook_exceptions()
     errors = Console(stderr=True)
     try:
         commands()
@@ -96,7 +104,9 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to w
     file = folder / "node.toml"
     try:
         (folder / "node-data").mkdir(parents=True, exist_ok=True, mode=0o700)
-        with file.open("x", encoding="utf-8") as stream:
+        # It may come to hold the password of a database.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream:
             stream.write(render_example())
     except FileExistsError:
         raise OperationRefused(f"{file} exists and is left as it is; remove it, or name another folder") from None
@@ -115,7 +125,14 @@ def check(config: ConfigFile, as_json: AsJson = False) -> int:
             _print_json({"ok": False, "faults": [asdict(fault) for fault in error.faults], "warnings": []})
             return EXIT_USAGE
         raise
-    warnings = doubts(settings)
+    now = time.time()
+    faults = certificate_faults(settings, now)
+    if faults and not as_json:
+        raise InvalidSettings(config, tuple(faults))
+    warnings = [*doubts(settings), *key_doubts(settings), *expiring_soon(settings, now)]
+    if faults:
+        _print_json({"ok": False, "faults": [asdict(fault) for fault in faults], "warnings": warnings})
+        return EXIT_USAGE
     if as_json:
         _print_json({"ok": True, "faults": [], "warnings": warnings})
         return EXIT_OK
@@ -136,6 +153,9 @@ def run(
     settings = load_settings(config)
     if supervised:
         application.end_with_supervisor()
+    elif faults := [fault for fault in broken_files(settings) if fault.path.startswith("tls.")]:
+        # An expired certificate does not keep the node from starting, nor does a destination's.
+        raise InvalidSettings(config, tuple(faults))
     if role is RoleName.RECEIVER:
         return application.run_receiver(settings)
     if role is RoleName.WORKER:
@@ -151,11 +171,21 @@ def send(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders of DICOM objects.", metavar="PATH...")],
     to: Annotated[str, typer.Option(help="Where to.", metavar="AET@HOST:PORT")],
     calling: Annotated[str, typer.Option(help="AE title to call with.", metavar="AET")] = "MODALITY",
+    tls: Annotated[bool, typer.Option("--tls", help="Speak TLS; so does each of the options below.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="Authorities of the peer's certificate (PEM).", metavar="FILE")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate to show (PEM).", metavar="FILE")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key (PEM).", metavar="FILE")] = None,
+    any_name: Annotated[bool, typer.Option("--any-name", help="The certificate may be for another name.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Send objects by C-STORE, as a modality would."""
     console = Console(stderr=True, quiet=as_json)
-    summary = sending.send(paths, sending.parse_target(to), calling_ae_title=calling, console=console)
+    target = sending.parse_target(to)
+    if tls or ca or certificate or key or any_name:
+        target = sending.with_tls(target, ca=ca, certificate=certificate, key=key, check_name=not any_name)
+    summary = sending.send(paths, target, calling_ae_title=calling, console=console)
     if as_json:
         _print_json(summary.as_json())
     return EXIT_OK if summary.is_complete else EXIT_FOUND_FAULTS
@@ -178,8 +208,11 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
         with open_state(settings) as state:
             return f"ledger at {state.database.engine.url.render_as_string(hide_password=True)} answers"
 
-    checks = (
-        lambda: diagnosis.check_port(node.bind, node.port),
+    ports = [] if settings.tls.only else [node.port]
+    ports += [settings.tls.port] if settings.tls.enabled else []
+    checks: tuple[diagnosis.Check, ...] = (
+        *(partial(diagnosis.check_port, node.bind, port) for port in ports),
+        *(partial(diagnosis.check_certificate, one, settings.tls.warn_days) for one in expiries(settings, time.time())),
         lambda: diagnosis.check_data_dir(node.data_dir),
         lambda: diagnosis.check_free_space(node.data_dir, settings.receiver.min_free_mb),
         lambda: diagnosis.check_that("model", describe_weights, errors=(ModelError,), advice="correct model.weights"),
@@ -199,12 +232,16 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
 @commands.command()
 def status(config: ConfigFile, as_json: AsJson = False) -> int:
     """Show processes, queues and rejected senders."""
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
         found = state.balance.status()
+    certificates = expiries(settings, time.time())
     if as_json:
-        _print_json(asdict(found))
+        _print_json({**asdict(found), "certificates": [asdict(one) for one in certificates]})
     else:
-        reports.show_status(Console(), found, state.store.path)
+        console = Console()
+        reports.show_status(console, found, state.store.path)
+        reports.show_certificates(console, certificates, settings.tls.warn_days)
     return EXIT_OK
 
 

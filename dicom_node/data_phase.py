@@ -199,6 +199,11 @@ class DataPhase:
             if control & _LAST:
                 return total
 
+    def grant(self, seconds: float) -> None:
+        """Give the message in progress more time, as our side let it wait so long."""
+        if self._deadline is not None:
+            self._deadline += seconds
+
     def _next_pdv(self) -> tuple[int, int, int]:
         """Read headers up to the next PDV's payload: context ID, control bits, payload length."""
         if self._pdu_left == 0:

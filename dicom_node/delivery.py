@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from config.settings import DestinationSettings
 from dicom_node.destinations.base import DeliveryItem, Destination, ItemOutcome, Outcome, give_up, retry_after
-from dicom_node.errors import LedgerUnavailable
+from dicom_node.errors import LedgerUnavailable, describe
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.states import DeliveryState, ItemState
@@ -83,7 +83,7 @@ class Courier:
             # The top of this attempt: an error that nobody foresaw is tried again like a transient one, until the
             # delivery's maximum age.
             log.exception("Delivery failed by an unforeseen error", extra={"delivery": delivery_id})
-            failures.append(f"unforeseen {type(error).__name__}: {error}")
+            failures.append(f"unforeseen {describe(error)}")
         failure = failures[0] if failures else None
         over = give_up(self.clock() - delivery.created_at, settings.retry)
         retry_in_s = None if over else retry_after(max(1, delivery.attempts), settings.retry, self.rng)

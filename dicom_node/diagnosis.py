@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node.certificates import Expiry
 from dicom_node.destinations.base import Destination, ProbeStep, StepState
 
 Check = Callable[[], ProbeStep]
@@ -79,6 +80,17 @@ def _explain_bind(bind: str, port: int, error: OSError) -> tuple[StepState, str]
             return StepState.FAILED, f"{bind} is no address of this machine; correct bind in [node], 0.0.0.0 means all"
         case _:
             return StepState.FAILED, f"port {port} of {bind} can't be opened: {error.strerror or error}"
+
+
+def check_certificate(found: Expiry, warn_days: int) -> ProbeStep:
+    """Tell how long a certificate of the settings still holds."""
+    name = f"certificate {found.setting}"
+    if found.problem:
+        sentence = f"{found.sentence or found.path + ': ' + found.problem}; peers refuse it until it is renewed"
+        return ProbeStep(name=name, state=StepState.FAILED, sentence=sentence)
+    is_soon = found.days_left is not None and found.days_left < warn_days
+    state = StepState.WARNING if is_soon else StepState.OK
+    return ProbeStep(name=name, state=state, sentence=found.sentence + ("; renew it" if is_soon else ""))
 
 
 def check_data_dir(data_dir: Path) -> ProbeStep:

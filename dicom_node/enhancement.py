@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from config.settings import DerivationSettings, RouteSettings
 from dicom_node import __version__
 from dicom_node.derivation import DerivationContext, derive, is_enhanceable
-from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels
+from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels, describe
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import (
     DerivedInstance,
@@ -175,7 +175,7 @@ class ImageEnhancer:
         except Exception as error:
             # The top of this image: an error that nobody foresaw must not hold up its series.
             log.exception("Image passed through after an unforeseen error", extra={"instance": stored.instance_id})
-            return _passed(f"unforeseen {type(error).__name__}: {error}", begin), None
+            return _passed(f"unforeseen {describe(error)}", begin), None
 
     def discard(self, derived: DerivedInstance) -> None:
         """Delete a derived object that came too late."""

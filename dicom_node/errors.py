@@ -10,6 +10,7 @@
     ├── DeliveryError                     `transient` says whether trying again can help
     │   ├── TransientFailure              tried again with back-off
     │   │   ├── ConnectionFailed          no TCP connection
+    │   │   │   └── TlsFailed             or no TLS on it
     │   │   ├── AssociationRejectedTransient
     │   │   ├── AssociationAborted        by the peer or the transport
     │   │   ├── NetworkTimeout            no answer in time
@@ -27,6 +28,8 @@
 """
 
 from __future__ import annotations
+
+import os
 
 
 class NodeError(Exception):
@@ -79,6 +82,10 @@ class TransientFailure(DeliveryError):
 
 class ConnectionFailed(TransientFailure):
     """No TCP connection to the destination."""
+
+
+class TlsFailed(ConnectionFailed):
+    """The TLS handshake failed: somebody has to look after a certificate, here or there."""
 
 
 class AssociationAborted(TransientFailure):
@@ -163,3 +170,16 @@ class IllegalTransition(LedgerError):
 
 class OperationRefused(NodeError):
     """A command can't be carried out as things stand; the message says what to do."""
+
+
+def describe(error: BaseException) -> str:
+    """Return what may be said of an error in a log or a ledger.
+
+    Our own errors are worded without values of attributes, and the system's have none. What libraries say often quotes
+    the value that they stumbled over, which may be the patient's name: of them only the kind is told.
+    """
+    if isinstance(error, NodeError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{type(error).__name__}: {os.strerror(error.errno)}"
+    return type(error).__name__

@@ -8,27 +8,75 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import traceback
 import warnings
 from datetime import UTC, datetime
+from types import TracebackType
 
 from config.settings import LoggingSettings
+from dicom_node.errors import describe
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Libraries whose information is not the operator's: their warnings still come through. pynetdicom and DBOS log
 # errors of peers and of retries that the node turns into outcomes of its own.
 _QUIET = {
     "pynetdicom": logging.CRITICAL,
-    "pydicom": logging.ERROR,
+    "pydicom": logging.CRITICAL,
     "dbos": logging.ERROR,
     "apscheduler": logging.ERROR,
-    "openjpeg": logging.ERROR,
-    "highdicom": logging.ERROR,
+    "openjpeg": logging.CRITICAL,
+    "highdicom": logging.CRITICAL,
 }
 
 
 def facts(record: logging.LogRecord) -> dict[str, object]:
     """Return what was given as `extra`."""
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+_OURS = ("dicom_node", "model", "__main__")
+
+
+def _sentence(record: logging.LogRecord) -> str:
+    """Return the message; of a library's no more than its beginning, as what it ends with may quote a value."""
+    message = record.getMessage()
+    return message if record.name.split(".")[0] in _OURS else message.split(":")[0]
+
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+def where(error: BaseException | None) -> str:
+    """Return the traceback of an error and of what led to it, each with no more than `describe` tells.
+
+    Messages of libraries quote the values that they stumble over, and a traceback would print them all.
+    """
+    lines: list[str] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        frames = traceback.extract_tb(error.__traceback__)
+        lines[:0] = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames] + [
+            f"{type(error).__name__}: {describe(error)}"
+        ]
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is not None:
+            lines.insert(0, "which led to:")
+        error = cause
+    return "\n".join(lines)
+
+
+def hook_exceptions() -> None:
+    """Let what nobody catches end with `where` on standard error, not with the traceback that Python would print."""
+
+    def tell(error: BaseException | None, thread: str) -> None:
+        if not isinstance(error, KeyboardInterrupt | SystemExit | None):
+            print(f"Unforeseen error{thread}:\n{where(error)}", file=sys.stderr, flush=True)
+
+    sys.excepthook = lambda _kind, error, _trace: tell(error, "")
+    threading.excepthook = lambda what: tell(what.exc_value, f" in thread {what.thread.name if what.thread else ''}")
+    sys.unraisablehook = lambda what: tell(what.exc_value, " while something was disposed of")
 
 
 class TextFormatter(logging.Formatter):
@@ -42,8 +90,12 @@ class TextFormatter(logging.Formatter):
         """Return the line."""
         at = datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
         pairs = " ".join(f"{key}={_printable(value)}" for key, value in facts(record).items() if value is not None)
-        line = f"{at} {record.levelname:<7} {self._role}: {record.getMessage()}{' ' if pairs else ''}{pairs}"
+        line = f"{at} {record.levelname:<7} {self._role}: {_sentence(record)}{' ' if pairs else ''}{pairs}"
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+
+    def formatException(self, ei: ExceptionInfo) -> str:
+        """Return where it happened, without what libraries say of it."""
+        return where(ei[1])
 
 
 class JsonFormatter(logging.Formatter):
@@ -59,11 +111,11 @@ class JsonFormatter(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "role": self._role,
-            "message": record.getMessage(),
+            "message": _sentence(record),
             **facts(record),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = where(record.exc_info[1])
         return json.dumps(line, default=str)
 
 

@@ -27,6 +27,7 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node.certificates import Certificate
 from dicom_node.errors import NodeError
 from dicom_node.rejections import PROTOCOL_VERSION
 
@@ -45,6 +46,14 @@ _pdu_header = struct.Struct(">BBI")
 
 class NegotiationFailed(NodeError):
     """No association came of a connection that a peer opened; the message says why."""
+
+
+class NoTls(NegotiationFailed):
+    """No TLS came about with a peer, or it spoke TLS where none is: somebody set something up wrongly."""
+
+
+class RequestRejected(NegotiationFailed):
+    """The request was judged and rejected; whoever judged it has told why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,10 @@ class AcceptedContext:
 
 @dataclass(frozen=True, kw_only=True)
 class AssociationRequest:
-    """An A-ASSOCIATE-RQ as it came, from the address it came from."""
+    """An A-ASSOCIATE-RQ as it came, from the address it came from.
+
+    `is_secure` tells that it came over TLS; `certificate` is what the sender showed, verified by then.
+    """
 
     calling_ae_title: str
     called_ae_title: str
@@ -74,12 +86,18 @@ class AssociationRequest:
     port: int
     application_context_name: str
     contexts: tuple[ProposedContext, ...]
+    is_secure: bool = False
+    certificate: Certificate | None = None
 
 
 class SynchronousProvider(DULServiceProvider):
     """pynetdicom's DUL service provider without its thread: for the negotiation only, in the calling thread."""
 
     last_received: A_ASSOCIATE | A_ABORT | A_P_ABORT | None = None
+    transport_error: OSError | None = None
+    """What the connection failed with, if it did; a TLS peer says no only after the handshake (RFC 8446 4.4.2)."""
+    is_tls_peer: bool = False
+    """Whether what came is the beginning of a TLS handshake instead of a PDU."""
 
     def send_pdu(self, primitive: object) -> None:
         """Encode a primitive of the negotiation and send it at once."""
@@ -115,8 +133,11 @@ class SynchronousProvider(DULServiceProvider):
             header, body = _read_pdu(self._connection, timeout)
         except TimeoutError:
             return None
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
+            if isinstance(error, OSError):
+                self.transport_error = error
             return _provider_abort(0)
+        self.is_tls_peer = header[:2] == b"\x16\x03"
         pdu_class = {1: A_ASSOCIATE_RQ, 2: A_ASSOCIATE_AC, 3: A_ASSOCIATE_RJ, 7: A_ABORT_RQ}.get(header[0])
         if body is None or pdu_class is None:
             return self._invalid(2 if header[0] in (4, 5, 6) else 1)
@@ -165,7 +186,14 @@ class NegotiatedAssociation(Association):
         self.set_socket(AssociationSocket(self, client_socket=sock))
         for user in (self.requestor, self.acceptor):
             user.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        local, remote = (AddressInformation.from_tuple(a) for a in (sock.getsockname(), sock.getpeername()))
+        local = AddressInformation.from_tuple(sock.getsockname())
+        try:
+            remote = AddressInformation.from_tuple(sock.getpeername())
+        except OSError:
+            if mode != "requestor":
+                raise
+            # It is gone already, and what it said before it went is still to be read; its address is of no use to us.
+            remote = local
         self.requestor.address_info, self.acceptor.address_info = (
             (local, remote) if self.is_requestor else (remote, local)
         )

@@ -53,6 +53,7 @@ STORE_ANSWERS: Final = (
             "The data set is longer than `receiver.max_object_mb`.",
             "A deflated data set inflates beyond `receiver.max_object_mb`.",
             "The disk does not take it.",
+            "Its source sends more than `max_objects_per_minute`, and waiting for its turn would take too long.",
             "The ledger's database can't be reached.",
         ),
         errors=(OutOfResources, LedgerUnavailable),

@@ -18,7 +18,8 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
-from dicom_node.upper_layer import AssociationRequest, NegotiationFailed, accept_association
+from dicom_node.tls import RenewedContext, server_files
+from dicom_node.upper_layer import AssociationRequest, NegotiationFailed, NoTls, RequestRejected, accept_association
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,21 @@ _CONNECTIONS_BEYOND_ASSOCIATIONS: Final = 32
 _JOIN_S: Final = 10.0
 
 
+class PortTaken(OSError):
+    """A port can't be listened on; `errno` says why."""
+
+    def __init__(self, error: OSError, port: int) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.port = port
+
+
 class Receiver:
     """Storage SCP and Verification SCP of the node.
 
     Parameters
     ----------
     settings
-        `node`, `receiver` and `sources` are used; port 0 takes any free port.
+        `node`, `receiver`, `tls` and `sources` are used; port 0 takes any free port.
     store, ledger
         Where objects become durable; shared by all associations.
     """
@@ -49,15 +58,24 @@ class Receiver:
         self._connections: set[threading.Thread] = set()
         self._serving: set[StorageScp] = set()
         self._is_closed = False
-        self._listener: socket.socket | None = None
-        self._accepting: threading.Thread | None = None
+        self._listeners: dict[bool, socket.socket] = {}
+        self._accepting: list[threading.Thread] = []
+        self._tls = server_files(settings.tls) if settings.tls.enabled else None
 
     @property
     def port(self) -> int:
-        """The TCP port that the receiver listens on."""
-        if self._listener is None:
-            raise RuntimeError("the receiver is not started")
-        port: int = self._listener.getsockname()[1]
+        """The TCP port that the receiver listens on without TLS."""
+        return self._port(False)
+
+    @property
+    def tls_port(self) -> int:
+        """The TCP port that the receiver listens on for TLS."""
+        return self._port(True)
+
+    def _port(self, is_tls: bool) -> int:
+        if is_tls not in self._listeners:
+            raise RuntimeError("the receiver does not listen there")
+        port: int = self._listeners[is_tls].getsockname()[1]
         return port
 
     @property
@@ -66,13 +84,41 @@ class Receiver:
         return self._admission.associations
 
     def start(self) -> None:
-        """Listen at `node.bind` and `node.port`; OSError if the port is taken or the address is not ours."""
-        node = self._settings.node
+        """Listen at `node.bind`, at `node.port` and, with TLS, at `tls.port`.
+
+        Raises
+        ------
+        PortTaken
+            If a port is taken or the address is not ours.
+        TlsUnusable
+            If the certificate files can't be used.
+        """
+        node, tls = self._settings.node, self._settings.tls
         family = socket.AF_INET6 if ":" in node.bind else socket.AF_INET
-        self._listener = socket.create_server((node.bind, node.port), family=family, backlog=128)
-        self._accepting = threading.Thread(target=self._accept, args=(self._listener,), name="receiver", daemon=True)
-        self._accepting.start()
-        log.info("Receiver listens", extra={"ae_title": node.ae_title, "bind": node.bind, "port": self.port})
+        ports = {} if tls.only else {False: node.port}
+        if self._tls is not None:
+            self._tls.get()
+            ports[True] = tls.port
+        try:
+            for is_tls, port in ports.items():
+                self._listeners[is_tls] = socket.create_server((node.bind, port), family=family, backlog=128)
+        except OSError as error:
+            for listener in self._listeners.values():
+                listener.close()
+            raise PortTaken(error, port) from error
+        for is_tls, listener in self._listeners.items():
+            thread = threading.Thread(
+                target=self._accept,
+                args=(listener, self._tls if is_tls else None),
+                name="receiver",
+                daemon=True,
+            )
+            thread.start()
+            self._accepting.append(thread)
+            port = listener.getsockname()[1]
+            log.info(
+                "Receiver listens", extra={"ae_title": node.ae_title, "bind": node.bind, "port": port, "tls": is_tls}
+            )
 
     def stop(self, drain_s: float) -> None:
         """Reject new associations, give those in progress `drain_s` seconds to end, abort the rest, and return."""
@@ -81,21 +127,21 @@ class Receiver:
         while self.associations and time.monotonic() < deadline:
             time.sleep(0.02)
         self._is_closed = True
-        if self._listener is not None:
+        for listener in self._listeners.values():
             with contextlib.suppress(OSError):
                 # Wakes the accepting thread, which a close alone would leave in accept().
-                self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
         with self._lock:
             serving, connections = set(self._serving), set(self._connections)
         for service in serving:
             service.interrupt()
         deadline = time.monotonic() + _JOIN_S
-        for thread in (*connections, *([self._accepting] if self._accepting else [])):
+        for thread in (*connections, *self._accepting):
             thread.join(timeout=max(deadline - time.monotonic(), 0.1))
         log.info("Receiver stopped", extra={"aborted_associations": len(serving)})
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket, tls: RenewedContext | None) -> None:
         limit = self._settings.receiver.max_associations + _CONNECTIONS_BEYOND_ASSOCIATIONS
         while True:
             try:
@@ -111,7 +157,9 @@ class Receiver:
                 self._connections = {thread for thread in self._connections if thread.is_alive()}
                 is_full = len(self._connections) >= limit
                 if not is_full:
-                    thread = threading.Thread(target=self._serve, args=(sock,), name="association", daemon=True)
+                    thread = threading.Thread(
+                        target=self._serve, args=(sock, address[0], tls), name="association", daemon=True
+                    )
                     thread.start()
                     self._connections.add(thread)
             if is_full:
@@ -119,7 +167,7 @@ class Receiver:
                 log.warning("Connection closed, too many are open", extra={"host": address[0], "limit": limit})
                 sock.close()
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: socket.socket, host: str, tls: RenewedContext | None) -> None:
         admitted: Admitted | None = None
         service: StorageScp | None = None
         outcome, acknowledged = AssociationOutcome.LOST, 0
@@ -142,6 +190,7 @@ class Receiver:
                 max_pdu_bytes=limits.max_pdu_bytes,
                 acse_timeout_s=limits.acse_timeout_s,
                 network_timeout_s=limits.network_timeout_s,
+                tls=tls,
             )
             assert admitted is not None
             service = StorageScp(
@@ -152,12 +201,19 @@ class Receiver:
                 recorder=self._recorder,
                 max_object_bytes=limits.max_object_mb * 1_000_000,
                 min_free_bytes=limits.min_free_mb << 20,
+                pace=admitted.pace,
             )
             with self._registered(service):
                 outcome = service.run()
                 acknowledged = service.acknowledged - service.duplicates
+        except RequestRejected:
+            # Logged where it was judged.
+            pass
+        except NoTls as error:
+            log.warning("No TLS with a peer", extra={"host": host, "reason": str(error)})
+            self._admission.note_failure(host, str(error))
         except NegotiationFailed as error:
-            log.info("No association", extra={"reason": str(error)})
+            log.info("No association", extra={"host": host, "reason": str(error)})
         except Exception:
             # The top of this thread: whatever one peer brings about must not reach the others.
             log.exception("An association ended by an unforeseen error")

@@ -71,6 +71,13 @@ CALLING_AE_TITLE: Final = RejectionCause(
     case="no entry of `[[sources]]` has both the calling AE title and the address of the sender",
     remedy="The sender is added to `[[sources]]`; `dicom-node status` shows the lines to add.",
 )
+TRANSPORT: Final = RejectionCause(
+    result=1,
+    source=1,
+    reason=3,
+    case="the source asks for TLS, or for one of its certificates, and the sender came without",
+    remedy="The sender is set up for TLS with a certificate of its source; `dicom-node status` shows what is missing.",
+)
 SHUTTING_DOWN: Final = RejectionCause(
     result=2, source=3, reason=1, case="the receiver is shutting down", remedy=_TRY_AGAIN
 )
@@ -91,15 +98,20 @@ LEDGER_UNAVAILABLE: Final = RejectionCause(
 TOO_MANY_ASSOCIATIONS: Final = RejectionCause(
     result=2, source=3, reason=2, case="`receiver.max_associations` are open already", remedy=_TRY_AGAIN
 )
+SOURCE_BUSY: Final = RejectionCause(
+    result=2, source=3, reason=2, case="`max_associations` of the source are open already", remedy=_TRY_AGAIN
+)
 
 REJECTION_CAUSES: Final = (
     PROTOCOL_VERSION,
     APPLICATION_CONTEXT,
     CALLED_AE_TITLE,
     CALLING_AE_TITLE,
+    TRANSPORT,
     SHUTTING_DOWN,
     LOW_SPACE,
     TOO_MANY_ASSOCIATIONS,
+    SOURCE_BUSY,
     LEDGER_UNAVAILABLE,
 )
 """In the order in which they are looked for: who the peer is comes before how we are."""

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from config.settings import DerivationSettings
 from dicom_node import __version__
 from dicom_node.enhancement import LoadedModel, ModelAtHand
-from dicom_node.errors import OutOfResources
+from dicom_node.errors import OutOfResources, describe
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, DerivedInstance
 from dicom_node.ledger.outcomes import ImageOutcome
@@ -80,7 +80,7 @@ class Reporter:
         except Exception as error:
             # The top of this report: whatever highdicom finds wrong must not hold up the images.
             log.exception("Report failed by an unforeseen error", extra={"arrival": arrival.arrival_id})
-            return _none(arrival, f"unforeseen {type(error).__name__}: {error}")
+            return _none(arrival, f"unforeseen {describe(error)}")
         return DerivedInstance(
             sop_class_uid=str(made.SOPClassUID),
             sop_instance_uid=str(made.SOPInstanceUID),

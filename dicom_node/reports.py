@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.settings import Content
+from dicom_node.certificates import Expiry
 from dicom_node.forecast import Forecast
 from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
@@ -54,6 +55,14 @@ def show_status(console: Console, status: NodeStatus, locate: Callable[[str], Pa
         )
     for row in status.rejections:
         _say(console, f"Rejected {row['count']} x, last {_local(row['last_at'])}, from {row['host']}: {row['reason']}")
+
+
+def show_certificates(console: Console, certificates: Sequence[Expiry], warn_days: int) -> None:
+    """Print how long the certificates of the settings still hold."""
+    for found in certificates:
+        is_due = bool(found.problem) or (found.days_left is not None and found.days_left < warn_days)
+        said = found.sentence or f"{found.path}: {found.problem}"
+        _say(console, f"Certificate {found.setting}: {said}", style="bold red" if is_due else "")
 
 
 def show_verification(console: Console, found: Verification) -> None:

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.text import Text
 
-from config.settings import DestinationSettings
+from config.settings import DestinationSettings, PeerTlsSettings
 from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import OperationRefused
+from dicom_node.tls import TlsUnusable, client_context
 
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 """What a data set without a Part 10 header can begin with: group 0002 or 0008, in either byte order."""
@@ -44,6 +45,19 @@ class Trouble:
     path: Path
     reason: str
     will_pass: bool = False
+
+
+def with_tls(
+    target: DestinationSettings, *, ca: Path | None, certificate: Path | None, key: Path | None, check_name: bool
+) -> DestinationSettings:
+    """Return the target as one that TLS is spoken with; OperationRefused where the files don't fit together."""
+    try:
+        tls = PeerTlsSettings(enabled=True, ca=ca, certificate=certificate, key=key, check_name=check_name)
+        client_context(tls)
+    except (ValidationError, TlsUnusable) as error:
+        said = "name --certificate and --key together" if isinstance(error, ValidationError) else str(error)
+        raise OperationRefused(said) from error
+    return target.model_copy(update={"tls": tls})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +264,7 @@ def send_items(
             on_outcome(item, outcome)
 
     begin = time.perf_counter()
-    StorageScu(target, node_ae_title=calling_ae_title, label="").deliver(items, on_outcome=note)
+    StorageScu(target, node_ae_title=calling_ae_title, label="", quotes_peer=True).deliver(items, on_outcome=note)
     return SendSummary(
         sent=len(sent),
         warnings=tuple(warnings),

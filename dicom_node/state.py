@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.errors import LedgerUnavailable, NodeError
@@ -12,6 +15,8 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
+
+log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
@@ -49,6 +54,15 @@ class State:
         return DeliveryLedger(self.database)
 
 
+def _close_to_others(data_dir: Path) -> None:
+    """Take a data folder that was there before away from everybody but its owner: files of libraries lie in it too."""
+    # Who is not the owner was let in by whoever is.
+    with suppress(OSError):
+        if stat.S_IMODE(data_dir.stat().st_mode) & 0o077:
+            data_dir.chmod(0o700)
+            log.warning("The data folder was open to others than its owner", extra={"data_dir": str(data_dir)})
+
+
 @contextmanager
 def open_state(settings: Settings) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
@@ -61,6 +75,7 @@ def open_state(settings: Settings) -> Iterator[State]:
     data_dir = settings.node.data_dir
     try:
         store = InstanceStore(data_dir)
+        _close_to_others(data_dir)
     except OSError as error:
         raise StartRefused(
             f"data_dir {data_dir} can't be written ({error.strerror}): give it to the user that runs the node",

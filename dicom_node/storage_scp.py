@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -32,6 +33,7 @@ from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
 from dicom_node.upper_layer import VERIFICATION, AcceptedAssociation, AcceptedContext
 
@@ -62,6 +64,9 @@ class StorageScp:
         A longer data set is read to its end, dropped, and answered A700.
     min_free_bytes
         Objects that come while less is free are answered A700.
+    pace
+        How fast objects of this source may come. What comes faster waits a little, and is answered A700 where that
+        would be too long.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class StorageScp:
         recorder: GroupCommit,
         max_object_bytes: int,
         min_free_bytes: int,
+        pace: Pace | None = None,
     ) -> None:
         self._association = association
         self._association_id = association_id
@@ -82,6 +88,8 @@ class StorageScp:
         self._recorder = recorder
         self._max_object_bytes = max_object_bytes
         self._min_free_bytes = min_free_bytes
+        self._pace = pace
+        self._interrupted = threading.Event()
         self._facts = {
             "association": association_id,
             "calling_ae_title": association.request.calling_ae_title,
@@ -130,6 +138,7 @@ class StorageScp:
 
     def interrupt(self) -> None:
         """Make `run` abort the association soon; to be called by another thread."""
+        self._interrupted.set()
         self._association.phase.interrupt()
 
     def _answer(self, context_id: int, command: CommandSet) -> None:
@@ -171,6 +180,7 @@ class StorageScp:
         return status, comment
 
     def _begin(self, context: AcceptedContext, command: CommandSet, reception: _Reception) -> None:
+        self._keep_pace()
         if not command.sop_class_uid or not command.sop_instance_uid:
             raise DatasetMismatch("the command names no SOP class or no SOP instance")
         if not is_identifier(command.sop_class_uid) or not is_identifier(command.sop_instance_uid):
@@ -187,6 +197,17 @@ class StorageScp:
             transfer_syntax_uid=context.transfer_syntax,
             source_ae_title=self._association.request.calling_ae_title,
         )
+
+    def _keep_pace(self) -> None:
+        if self._pace is None:
+            return
+        wait_s = self._pace.take()
+        if wait_s is None:
+            raise OutOfResources("this source sends more than max_objects_per_minute")
+        if wait_s:
+            # Meanwhile the peer's data set fills the buffers of the network, and then the peer waits.
+            self._association.phase.grant(wait_s)
+            self._interrupted.wait(wait_s)
 
     def _conclude(self, context: AcceptedContext, command: CommandSet, reception: _Reception) -> None:
         incoming = reception.incoming

@@ -9,6 +9,8 @@ import contextlib
 import logging
 import mmap
 import socket
+import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from dicom_node.errors import (
     ContextRejected,
     NetworkTimeout,
     NodeError,
+    TlsFailed,
 )
 from dicom_node.negotiation import (
     IMPLEMENTATION_VERSION_NAME,
@@ -45,11 +48,22 @@ from dicom_node.negotiation import (
     AssociationRequest,
     NegotiatedAssociation,
     NegotiationFailed,
+    NoTls,
     ProposedContext,
+    RequestRejected,
     application_entity,
     build_context,
 )
 from dicom_node.rejections import Rejection
+from dicom_node.tls import (
+    RefusedAfterHandshake,
+    RenewedContext,
+    TlsSocket,
+    TlsUnusable,
+    accept_tls,
+    connect_tls,
+    explain_tls,
+)
 
 __all__ = [
     "VERIFICATION",
@@ -57,7 +71,9 @@ __all__ = [
     "AcceptedContext",
     "AssociationRequest",
     "NegotiationFailed",
+    "NoTls",
     "ProposedContext",
+    "RequestRejected",
     "RequestedAssociation",
     "StoreResponse",
     "accept_association",
@@ -92,6 +108,8 @@ def open_association(
     connect_timeout_s: float = 10.0,
     acse_timeout_s: float = 30.0,
     dimse_timeout_s: float = 60.0,
+    tls: RenewedContext | None = None,
+    server_name: str | None = None,
 ) -> RequestedAssociation:
     """Connect, negotiate, and return the established association.
 
@@ -103,9 +121,15 @@ def open_association(
         Announced for what we receive, that is, responses; what we send is bounded by the peer's own announcement.
     dimse_timeout_s
         Longest wait for a response, and the longest time without progress while sending.
+    tls
+        Where given, TLS is spoken, and never anything else.
+    server_name
+        Name that the peer's certificate is to have, where that is not `host`.
 
     Raises
     ------
+    TlsFailed
+        The TLS handshake failed, or the peer ended it when it had seen our certificate.
     ConnectionFailed
         Name not resolved, refused, or no TCP connection in `connect_timeout_s`.
     AssociationRejectedTransient, AssociationRejectedPermanent
@@ -122,6 +146,12 @@ def open_association(
         sock = socket.create_connection((host, port), timeout=connect_timeout_s)
     except OSError as error:
         raise ConnectionFailed(f"no connection to {where}: {error}") from error
+    if tls is not None:
+        try:
+            sock = connect_tls(sock, tls.get(), server_name or host, acse_timeout_s)
+        except (OSError, TlsUnusable, ValueError) as error:
+            sock.close()
+            raise TlsFailed(f"{where}: {explain_tls(error)}") from error
     try:
         association = NegotiatedAssociation(application_entity(calling_ae_title, acse_timeout_s), "requestor", sock)
         association.requestor.ae_title = calling_ae_title
@@ -134,7 +164,7 @@ def open_association(
         ]
         association.acse.negotiate_association()
         if not association.is_established:
-            raise _negotiation_error(association, where)
+            raise _negotiation_error(association, where, sock)
         return RequestedAssociation(
             accepted=association.contexts,
             phase=DataPhase(
@@ -302,7 +332,7 @@ class RequestedAssociation:
             raise AssociationAborted(f"{self._where}: {error}") from error
 
 
-def _negotiation_error(association: NegotiatedAssociation, where: str) -> NodeError:
+def _negotiation_error(association: NegotiatedAssociation, where: str, sock: socket.socket) -> NodeError:
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         kind = AssociationRejectedPermanent if answer.result == 1 else AssociationRejectedTransient
@@ -314,6 +344,14 @@ def _negotiation_error(association: NegotiatedAssociation, where: str) -> NodeEr
         )
     if answer is not None and answer.result == 0:
         return ContextRejected(f"{where} accepted none of the proposed presentation contexts")
+    error = association.provider.transport_error
+    if isinstance(sock, TlsSocket) and error is not None:
+        # A TLS 1.3 peer judges our certificate after our side of the handshake; its alert may be lost with the
+        # connection.
+        cause = error if isinstance(error, ssl.SSLError) else RefusedAfterHandshake(error.errno, error.strerror)
+        failure = TlsFailed(f"{where}: {explain_tls(cause)}")
+        failure.__cause__ = cause
+        return failure
     if association.provider.last_received is None:
         return NetworkTimeout(f"{where} did not answer the association request")
     return AssociationAborted(f"{where} aborted the negotiation or closed the connection")
@@ -340,6 +378,7 @@ def accept_association(
     max_pdu_bytes: int,
     acse_timeout_s: float,
     network_timeout_s: float,
+    tls: RenewedContext | None = None,
 ) -> AcceptedAssociation:
     """Negotiate the association that a peer requests on a new connection.
 
@@ -356,28 +395,39 @@ def accept_association(
         Time from the connection to the complete request, however slowly it trickles in.
     network_timeout_s
         Longest silence on the established association; see `DataPhase`.
+    tls
+        Where given, the connection begins with a TLS handshake; it takes of the time for the request.
 
     Raises
     ------
+    RequestRejected
+        `judge` said no.
     NegotiationFailed
         No association came of it; the connection is closed.
     """
+    deadline = time.monotonic() + acse_timeout_s
+    if tls is not None:
+        try:
+            sock = accept_tls(sock, tls.get(), acse_timeout_s)
+        except (OSError, TlsUnusable, ValueError) as error:
+            sock.close()
+            # Who only knocks, such as a load balancer that looks after us, is no fault of anybody.
+            kind = NegotiationFailed if isinstance(error, ConnectionError | TimeoutError | ssl.SSLEOFError) else NoTls
+            raise kind(f"no TLS with the peer: {explain_tls(error)}") from error
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         association = NegotiatedAssociation(application_entity(ae_title, acse_timeout_s), "acceptor", sock)
         association.acceptor.maximum_length = max_pdu_bytes
         association.acceptor.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        received = association.provider.receive_pdu(wait=True, timeout=acse_timeout_s)
+        received = association.provider.receive_pdu(wait=True, timeout=max(deadline - time.monotonic(), 0.001))
         if not isinstance(received, A_ASSOCIATE) or received.result is not None or association.is_rejected:
-            raise NegotiationFailed(
-                "no valid association request came" if received else "no association request in time"
-            )
+            raise _no_request(association)
         association.requestor.primitive = received
-        request = _association_request(association, received)
+        request = _association_request(association, received, sock)
         rejection = judge(request)
         if rejection is not None:
             association.acse.send_reject(rejection.result, rejection.source, rejection.reason)
-            raise NegotiationFailed(rejection.explanation)
+            raise RequestRejected(rejection.explanation)
         _accept_contexts(association, received, choose_transfer_syntax)
         return AcceptedAssociation(
             request=request,
@@ -399,7 +449,19 @@ def accept_association(
         raise
 
 
-def _association_request(association: NegotiatedAssociation, primitive: A_ASSOCIATE) -> AssociationRequest:
+def _no_request(association: NegotiatedAssociation) -> NegotiationFailed:
+    provider = association.provider
+    if provider.is_tls_peer:
+        return NoTls("the peer speaks TLS on the port without TLS: let it call tls.port")
+    if isinstance(provider.transport_error, ssl.SSLError):
+        return NoTls(f"no TLS with the peer: {explain_tls(provider.transport_error)}")
+    said = "no valid association request came" if provider.last_received else "no association request in time"
+    return NegotiationFailed(said)
+
+
+def _association_request(
+    association: NegotiatedAssociation, primitive: A_ASSOCIATE, sock: socket.socket
+) -> AssociationRequest:
     address = cast(AddressInformation, association.requestor.address_info)
     return AssociationRequest(
         calling_ae_title=primitive.calling_ae_title.strip(),
@@ -414,6 +476,8 @@ def _association_request(association: NegotiatedAssociation, primitive: A_ASSOCI
             )
             for context in primitive.presentation_context_definition_list
         ),
+        is_secure=isinstance(sock, TlsSocket),
+        certificate=sock.certificate if isinstance(sock, TlsSocket) else None,
     )
 
 

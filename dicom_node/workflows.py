@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions, SetWorkflowID
 
@@ -20,11 +21,15 @@ from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
+from dicom_node.private_errors import without_values
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
 from dicom_node.turns import Turns
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ENHANCE_QUEUE = "enhance"
 IMAGE_QUEUE = "enhance-image"
@@ -43,9 +48,11 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, LedgerUnavailable)
 
 
-_step = DBOS.step(
-    retries_allowed=True, max_attempts=8, interval_seconds=0.5, backoff_rate=2.0, should_retry=_is_passing
-)
+def _step(work: Callable[P, T]) -> Callable[P, T]:
+    durable = DBOS.step(
+        retries_allowed=True, max_attempts=8, interval_seconds=0.5, backoff_rate=2.0, should_retry=_is_passing
+    )
+    return durable(without_values(work))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def information_objects(settings: Settings) -> Section:
 def other_annexes() -> tuple[Section, ...]:
     """Return the annexes that there is little to say in."""
     return (
-        Section(title="Security details", body=("None: no security profile is supported.",)),
+        Section(title="Security details", body=("None: no profile for the security of objects is supported.",)),
         Section(
             title="Mapping of attributes",
             body=(

@@ -97,10 +97,11 @@ def overview(settings: Settings) -> Section:
 
 
 def _needs(settings: Settings) -> Iterator[tuple[str, str, str]]:
-    node = settings.node
+    node, tls = settings.node, settings.tls
+    port, over = (tls.port, " over TLS") if tls.only else (node.port, "")
     yield (
         "a modality, or any other sender",
-        f"be a Storage SCU that calls the AE title {code(node.ae_title)} on TCP port {code(node.port)} from an AE "
+        f"be a Storage SCU that calls the AE title {code(node.ae_title)} on TCP port {code(port)}{over} from an AE "
         "title and an address that are in `[[sources]]`",
         "takes every storage SOP class, private ones too, in each of the transfer syntaxes below",
     )
@@ -111,7 +112,7 @@ def _needs(settings: Settings) -> Iterator[tuple[str, str, str]]:
         "and, where that is refused, uncompressed in Explicit or Implicit VR Little Endian",
     )
     yield (
-        "equipment that expects Storage Commitment, a worklist, queries or TLS from the node",
+        "equipment that expects Storage Commitment, a worklist or queries from the node",
         "do without: it gets them from the PACS, as before",
         "offers none of them",
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from config.settings import Settings
 from dicom_node.conformance.markdown import Section, bullets, code, paragraph, table
+from dicom_node.tls import CIPHERS
 
 
 def security(settings: Settings) -> Section:
@@ -17,11 +18,27 @@ def security(settings: Settings) -> Section:
                 title="Transport security",
                 body=(
                     paragraph(
-                        "There is no TLS: neither as acceptor nor as initiator does the node support any of the Secure "
-                        "Transport Connection Profiles of PS3.15 Annex B. Objects, and with them the identity of "
-                        "patients, "
-                        "cross the network in the clear. Run the node in a network that only trusted equipment can "
-                        "reach, or put a TLS tunnel between the hosts."
+                        "As acceptor and as initiator the node supports the BCP 195 RFC 8996, 9325 TLS Secure "
+                        "Transport Connection Profile (PS3.15 B.12). In these settings "
+                        + _in_these_settings(settings)
+                        + " Where TLS is not used, objects, and with them the identity of patients, cross the network "
+                        "in the clear."
+                    ),
+                    bullets(
+                        (
+                            "Versions: TLS 1.2 and 1.3; 1.3 alone where `min_version` says so.",
+                            "Cipher suites of TLS 1.2, by OpenSSL's names: "
+                            + ", ".join(code(suite) for suite in CIPHERS)
+                            + ". Of TLS 1.3: all that OpenSSL has on by default.",
+                            "Certificates: X.509 in PEM files; keys of RSA from 2048 bits, and of elliptic curves. No "
+                            "certificate revocation lists, no OCSP.",
+                            "As acceptor it asks for a certificate of the peer unless `client_certificates` says "
+                            "otherwise, and takes those of the authorities in `ca` alone. A source can be bound to "
+                            "certificates.",
+                            "As initiator it verifies the peer's certificate and its name, and shows its own where it "
+                            "has one. It never falls back to a connection without TLS.",
+                            "No renegotiation, no compression, no session tickets.",
+                        )
                     ),
                 ),
             ),
@@ -33,7 +50,8 @@ def security(settings: Settings) -> Section:
                             "A sender must call the right AE title, with an AE title and from an address that one and "
                             'the same source names; an address of "*" admits any. By default there is no source.',
                             "AE title and address are no proof of who a sender is: both can be forged on an open "
-                            "network.",
+                            "network. A source with `certificates` is known by its key.",
+                            "A source can have limits of its own: associations at once, and objects a minute.",
                             "No user identity is negotiated, no password is asked for.",
                         )
                     ),
@@ -51,7 +69,8 @@ def security(settings: Settings) -> Section:
                         ("Profile", "Supported"),
                         (
                             ("Secure Use Profiles", "no"),
-                            ("Secure Transport Connection Profiles", "no"),
+                            ("BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile", "yes: B.12"),
+                            ("Other Secure Transport Connection Profiles", "no"),
                             ("Digital Signature Profiles", "no: signatures are neither made nor verified"),
                             ("Media Storage Security Profiles", "no"),
                             ("Attribute Confidentiality Profiles", "no"),
@@ -70,7 +89,8 @@ def security(settings: Settings) -> Section:
                         (
                             "Files and folders of objects can be read by the node's own user alone. They are not "
                             "encrypted.",
-                            "Logs hold UIDs and AE titles, no attributes of a patient and no pixels.",
+                            "Logs and ledger hold UIDs and AE titles, no attributes of a patient and no pixels. "
+                            "An Error Comment of a peer is not kept, as it may quote an attribute.",
                             "Every change of state is recorded in the ledger with its time and reason. The record is "
                             "not "
                             "an audit trail in the sense of PS3.15.",
@@ -84,6 +104,24 @@ def security(settings: Settings) -> Section:
 
 def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
     node = settings.node
-    yield "sources", f"this node, address {code(node.bind)}", code(node.port), "Verification, Storage"
+    here = f"this node, address {code(node.bind)}"
+    if not settings.tls.only:
+        yield "sources", here, code(node.port), "Verification, Storage"
+    if settings.tls.enabled:
+        yield "sources", here, code(settings.tls.port), "Verification, Storage, over TLS"
     for entry in settings.destinations:
-        yield "this node", f"destination {code(entry.name)}", code(entry.port), "Storage, Verification by doctor"
+        over = ", over TLS" if entry.tls.enabled else ""
+        yield "this node", f"destination {code(entry.name)}", code(entry.port), f"Storage, Verification by doctor{over}"
+
+
+def _in_these_settings(settings: Settings) -> str:
+    node, tls = settings.node, settings.tls
+    if not tls.enabled:
+        acceptor = f"it listens without TLS alone, on port {code(node.port)};"
+    elif tls.only:
+        acceptor = f"it listens for TLS alone, on port {code(tls.port)};"
+    else:
+        acceptor = f"it listens without TLS on port {code(node.port)} and for TLS on port {code(tls.port)};"
+    secured = [entry.name for entry in settings.destinations if entry.tls.enabled]
+    named = ", ".join(code(name) for name in secured)
+    return f"{acceptor} destinations that are called over TLS: {named or 'none'}."

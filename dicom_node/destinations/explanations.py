@@ -17,7 +17,9 @@ from dicom_node.errors import (
     ContextRejected,
     DeliveryError,
     NetworkTimeout,
+    TlsFailed,
 )
+from dicom_node.tls import explain_tls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ def explain_failure(peer: Peer, error: DeliveryError) -> str:
     match error:
         case AssociationRejectedPermanent() | AssociationRejectedTransient():
             return explain_rejection(peer, result=error.result, source=error.source, reason=error.reason)
+        case TlsFailed():
+            return f"{peer}: no TLS: {explain_tls(error.__cause__)}"
         case ConnectionFailed():
             return explain_connection(peer, error.__cause__)
         case NetworkTimeout():
@@ -109,7 +113,14 @@ def _detail(peer: Peer, error: DeliveryError) -> str:
 
 
 def explain_status(peer: Peer, status: int, comment: str = "") -> str:
-    """Return the sentence for a C-STORE status; empty for Success."""
+    """Return the sentence for a C-STORE status; empty for Success.
+
+    Parameters
+    ----------
+    comment
+        Error Comment (0000,0902). It is a text of the peer's, and often quotes the attribute that it does not like, so
+        it is given for people at a terminal alone, and never for what is logged or stored.
+    """
     if status == 0x0000:
         return ""
     said = f": {comment.strip()}" if comment.strip() else ""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import UID
 
+from config.settings import PeerTlsSettings
 from dicom_node.destinations.base import ProbeStep, StepState
 from dicom_node.destinations.explanations import Peer, explain_connection, explain_failure
 from dicom_node.errors import DeliveryError
+from dicom_node.tls import TlsSocket, TlsUnusable, client_context, connect_tls, explain_tls
 from dicom_node.upper_layer import VERIFICATION, ProposedContext, RequestedAssociation
 
 PROBED_CLASSES: Mapping[str, str] = {
@@ -49,9 +52,12 @@ PROBED_SYNTAXES: Mapping[str, str] = {
     "JPEG baseline": "1.2.840.10008.1.2.4.50",
     "JPEG 2000": "1.2.840.10008.1.2.4.91",
 }
+_SOON_DAYS = 30
+"""Days before the end of a peer's certificate from which on doctor warns."""
+
 UNCOMPRESSED = ("explicit VR LE", "implicit VR LE")
 
-STEPS = ("name", "tcp", "association", "contexts", "compression", "echo")
+STEPS = ("name", "tcp", "tls", "association", "contexts", "compression", "echo")
 
 
 OpenAssociation = Callable[[Sequence[ProposedContext]], RequestedAssociation]
@@ -62,8 +68,10 @@ def probe_peer(
     *,
     open_association: OpenAssociation,
     connect_timeout_s: float,
+    tls: PeerTlsSettings | None = None,
     sop_classes: Mapping[str, str] = PROBED_CLASSES,
     compression: str | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> list[ProbeStep]:
     """Return the steps up to a peer; those after a failed one are there, as skipped.
 
@@ -74,17 +82,26 @@ def probe_peer(
     open_association
         Opens an association with that peer for the contexts it is given; raises `DeliveryError`.
     connect_timeout_s
-        Longest wait for the TCP connection, in seconds.
+        Longest wait for the TCP connection, in seconds, and for the TLS handshake.
+    tls
+        How TLS is spoken with that peer; None for not at all.
     sop_classes
         Short name -> SOP class whose acceptance is of interest; `probed_contexts` must fit on one association.
     compression
         Transfer syntax, one of `PROBED_SYNTAXES`, that images are to be compressed in for this peer; None for none.
+    clock
+        Seconds since the epoch, for how long certificates still hold.
     """
     walk = _Walk()
-    if walk.step("name", lambda: _resolve(peer)) and walk.step("tcp", lambda: _connect(peer, connect_timeout_s)):
+    if (
+        walk.step("name", lambda: _resolve(peer))
+        and walk.step("tcp", lambda: _connect(peer, connect_timeout_s))
+        and (tls is None or walk.step("tls", lambda: _secure(peer, tls, connect_timeout_s, clock())))
+    ):
         walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, compression, walk))
     done = {step.name.split(":")[0] for step in walk.steps}
-    skipped = [name for name in STEPS if name not in done and (name != "compression" or compression is not None)]
+    absent = {name for name, wanted in (("compression", compression), ("tls", tls)) if wanted is None}
+    skipped = [name for name in STEPS if name not in done and name not in absent]
     return walk.steps + [
         ProbeStep(name=name, state=StepState.SKIPPED, sentence="not tried, because an earlier step failed")
         for name in skipped
@@ -150,6 +167,52 @@ def _connect(peer: Peer, timeout_s: float) -> _Finding:
     except OSError as error:
         return _failed(explain_connection(peer, error))
     return _ok(f"{peer.address} accepts connections")
+
+
+def _secure(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> _Finding:
+    """Do a TLS handshake as a delivery does; where it fails, look at what the peer shows all the same."""
+    try:
+        context = client_context(tls)
+        with _shake(peer, tls, context, timeout_s) as connection:
+            shown = connection.certificate
+            version, cipher = connection.version(), (connection.cipher() or ("unknown",))[0]
+    except (OSError, TlsUnusable, ValueError) as error:
+        said = f"{peer}: no TLS: {explain_tls(error)}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            said += _what_it_shows(peer, tls, timeout_s, now)
+        return _failed(said)
+    assert shown is not None
+    sentence = (
+        f"{version} with {cipher}; its certificate, of {shown.subject} by {shown.issuer}, is {shown.validity(now)}"
+    )
+    state = StepState.WARNING if shown.days_left(now) < _SOON_DAYS else StepState.OK
+    return _Finding(state=state, sentence=sentence)
+
+
+def _what_it_shows(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> str:
+    context = client_context(tls)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with _shake(peer, tls, context, timeout_s) as connection:
+            shown = connection.certificate
+    except OSError:
+        return ""
+    if shown is None:
+        return ""
+    names = ", ".join(shown.names) or "nobody"
+    return (
+        f". It shows a certificate for {names}, of {shown.subject} by {shown.issuer}, {shown.validity(now)}, with "
+        f"SHA-256 fingerprint {shown.fingerprint}"
+    )
+
+
+def _shake(peer: Peer, tls: PeerTlsSettings, context: ssl.SSLContext, timeout_s: float) -> TlsSocket:
+    sock = socket.create_connection((peer.host, peer.port), timeout=timeout_s)
+    try:
+        return connect_tls(sock, context, tls.server_name or peer.host, timeout_s)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _negotiate(

@@ -23,8 +23,10 @@ from dicom_node.errors import (
     NodeError,
     TransientFailure,
     UnsupportedPixels,
+    describe,
 )
 from dicom_node.negotiation import MAX_CONTEXTS
+from dicom_node.tls import client_files
 from dicom_node.transcoding import to_compressed, to_uncompressed
 from dicom_node.upper_layer import (
     AcceptedContext,
@@ -106,6 +108,9 @@ class StorageScu:
         What sentences call it; the destination's name unless given.
     scratch_folder
         For transcoded objects while they are sent; the system's folder for temporary files unless given.
+    quotes_peer
+        Whether reasons quote the peer's Error Comment, which may name the patient: for a person at a terminal who has
+        the objects anyway, never for what is logged or stored.
     """
 
     def __init__(
@@ -115,8 +120,11 @@ class StorageScu:
         node_ae_title: str,
         label: str | None = None,
         scratch_folder: Path | None = None,
+        quotes_peer: bool = False,
     ) -> None:
         self._settings = settings
+        self._quotes_peer = quotes_peer
+        self._tls = client_files(settings.tls) if settings.tls.enabled else None
         self._scratch_folder = scratch_folder
         self.peer = Peer(
             name=settings.name if label is None else label,
@@ -171,6 +179,7 @@ class StorageScu:
             self.peer,
             open_association=self.open,
             connect_timeout_s=self._settings.connect_timeout_s,
+            tls=self._settings.tls if self._settings.tls.enabled else None,
             compression=COMPRESSIONS.get(self._settings.compress),
         )
 
@@ -186,6 +195,8 @@ class StorageScu:
             connect_timeout_s=settings.connect_timeout_s,
             acse_timeout_s=settings.acse_timeout_s,
             dimse_timeout_s=settings.dimse_timeout_s,
+            tls=self._tls,
+            server_name=settings.tls.server_name,
         )
 
     def _send(
@@ -229,7 +240,7 @@ class StorageScu:
             instance_id=item.instance_id,
             outcome=outcome,
             status=response.status,
-            reason=explain_status(self.peer, response.status, response.error_comment),
+            reason=explain_status(self.peer, response.status, response.error_comment if self._quotes_peer else ""),
             # The doubt of an earlier attempt outlives an answer such as "out of resources".
             in_doubt=item.in_doubt and outcome is Outcome.RETRY,
         )
@@ -293,7 +304,7 @@ class StorageScu:
             except Exception as error:
                 # Codecs raise whatever they like; a poison image must not stop its series.
                 log.exception("Transcoding failed", extra={"instance": item.instance_id, "syntax": syntax})
-                raise DerivationError(f"{type(error).__name__}: {error}") from error
+                raise DerivationError(describe(error)) from error
             yield path
 
     def _refuse_context(self, item: DeliveryItem, accepted: Iterable[AcceptedContext]) -> ItemOutcome:

@@ -27,7 +27,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from config.settings import DestinationSettings, Settings
+from config.settings import DestinationSettings, Settings, SourceSettings
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.base import DeliveryItem, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
@@ -194,6 +194,13 @@ def _too_many(folder: Path) -> tuple[int, int, int] | None:
         return _rejection(running)
 
 
+def _too_many_of_one(folder: Path) -> tuple[int, int, int] | None:
+    source = SourceSettings(name="x", ae_titles=("SENDER",), max_associations=1)
+    with running_receiver(folder, sources=[source]) as running, RawPeer(running.port) as first:
+        assert first.associate()[0] == 2
+        return _rejection(running)
+
+
 def _with(folder: Path, request: bytes | None = None, **changes: Any) -> tuple[int, int, int] | None:
     with running_receiver(folder, **changes) as running:
         return _rejection(running, request)
@@ -213,6 +220,10 @@ CAUSES = {
     "the receiver is shutting down": _shut_down,
     "less than receiver.min_free_mb is free in the data folder": lambda folder: _with(folder, min_free_mb=1 << 30),
     "receiver.max_associations are open already": _too_many,
+    "the source asks for TLS, or for one of its certificates, and the sender came without": lambda folder: _with(
+        folder, sources=[SourceSettings(name="x", ae_titles=("SENDER",), tls="required")]
+    ),
+    "max_associations of the source are open already": _too_many_of_one,
     "the ledger's database can't be reached": lambda folder: _with(folder, ledger_type=_Closed),
 }
 REJECTIONS = {plain(row["When"]): row for row in FOUND["Rejected associations"]}
@@ -412,7 +423,7 @@ def test_each_listed_failure_has_the_listed_consequence(tmp_path: Path, event: s
 # ---------------------------------------------------------------------- security
 
 
-def test_the_receiver_speaks_no_tls(tmp_path: Path) -> None:
+def test_the_port_without_tls_speaks_none(tmp_path: Path) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
+from config.settings import Settings, SourceSettings
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.base import Outcome, classify_status
 from dicom_node.errors import LedgerUnavailable
@@ -128,6 +128,13 @@ def _broken(self: IncomingObject) -> None:
     raise ZeroDivisionError("/some/path")
 
 
+def _too_fast(folder: Path) -> Response:
+    slow = SourceSettings(name="slow", ae_titles=("SENDER",), max_objects_per_minute=1)
+    with associated(folder, sources=[slow]) as (_, peer):
+        assert peer.store(UID).status == 0
+        return peer.store("1.2.3.77", data_set("1.2.3.77"))
+
+
 STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The object is durable: its file and folder are synced to the disk, its row is committed to the ledger.": _durable,
     "The node has the same SOP instance with the same bytes already: nothing is stored twice.": lambda folder: _twice(
@@ -145,6 +152,7 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "A deflated data set inflates beyond receiver.max_object_mb.": lambda folder: _deflated(
         folder, data_set(UID, pixels=bytes(1_000_100)), max_object_mb=1
     ),
+    "Its source sends more than max_objects_per_minute, and waiting for its turn would take too long.": _too_fast,
     "The disk does not take it.": lambda folder: _patched(folder, IncomingObject, "write", _full),
     "The ledger's database can't be reached.": lambda folder: _store(folder, ledger_type=_Closed),
     "SOP Class UID or SOP Instance UID of the data set is not that of the command.": lambda folder: _store(

@@ -128,8 +128,8 @@ def test_a_destination_that_takes_no_reports_gets_its_images_and_the_report_is_a
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
-        ("raise RuntimeError('broken library')", "unforeseen RuntimeError: broken library"),
-        ("raise ImportError('no highdicom')", "unforeseen ImportError: no highdicom"),
+        ("raise RuntimeError('broken library')", "unforeseen RuntimeError"),
+        ("raise ImportError('no highdicom')", "unforeseen ImportError"),
         ("os._exit(139)", "making it was begun 2 times and never ended"),
     ],
 )

@@ -344,7 +344,9 @@ def test_an_object_that_can_not_be_transcoded_does_not_stop_its_series(
     with MockScp(contexts={DX: (ExplicitVRLittleEndian,)}) as peer:
         scu(peer.port).deliver(items_of(paths), on_outcome=outcomes.append)
     assert outcomes.states() == {0: outcome, 1: SENT}
-    assert str(raised.args[-1]) in outcomes.reason(0)
+    # Of an error that is not ours or the system's its kind is told: what a codec says may quote an attribute.
+    assert (type(raised).__name__ if isinstance(raised, RuntimeError) else str(raised.args[-1])) in outcomes.reason(0)
+    assert "codec" not in outcomes.reason(0)
     assert peer.associations == 1
 
 

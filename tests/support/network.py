@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from config.settings import NodeSettings, ReceiverSettings, Settings, SourceSettings
+from config.settings import NodeSettings, ReceiverSettings, Settings, SourceSettings, TlsSettings
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.reception import ReceptionLedger
@@ -159,9 +160,11 @@ class Response:
 class RawPeer:
     """An association requestor that sends whatever it is told."""
 
-    def __init__(self, port: int, *, timeout_s: float = 15.0) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 15.0, context: ssl.SSLContext | None = None) -> None:
         self.sock = socket.create_connection((LOOPBACK, port), timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            self.sock = context.wrap_socket(self.sock, server_hostname=LOOPBACK)
 
     def __enter__(self) -> Self:
         return self
@@ -244,7 +247,13 @@ class RawPeer:
 # ---------------------------------------------------------------------- a receiver
 
 
-def receiver_settings(folder: Path, *, sources: Sequence[SourceSettings] | None = None, **changes: object) -> Settings:
+def receiver_settings(
+    folder: Path,
+    *,
+    sources: Sequence[SourceSettings] | None = None,
+    tls: TlsSettings | None = None,
+    **changes: object,
+) -> Settings:
     """Settings of a receiver on a free port that takes SENDER and a few programs from this machine."""
     node = NodeSettings(bind=LOOPBACK, data_dir=folder).model_copy(update={"port": 0})
     titles = ("SENDER", "PYNETDICOM", "ECHOSCU", "STORESCU", "DCMSEND")
@@ -252,7 +261,7 @@ def receiver_settings(folder: Path, *, sources: Sequence[SourceSettings] | None 
     limits = {"min_free_mb": 0, "acse_timeout_s": 5.0, "network_timeout_s": 10.0, **changes}
     return Settings(
         node=node, receiver=ReceiverSettings(**limits), sources=default if sources is None else tuple(sources)
-    )
+    ).model_copy(update={"tls": tls or TlsSettings()})
 
 
 @dataclass
@@ -286,6 +295,7 @@ def running_receiver(
     store: InstanceStore | None = None,
     ledger_type: type[ReceptionLedger] = ReceptionLedger,
     sources: Sequence[SourceSettings] | None = None,
+    tls: TlsSettings | None = None,
     **changes: object,
 ) -> Iterator[RunningReceiver]:
     """Run a receiver in `folder`; `changes` are settings of the receiver table."""
@@ -293,7 +303,7 @@ def running_receiver(
     database = Database(ledger_url("", folder))
     database.create()
     ledger = ledger_type(database, receiver="test")
-    settings = receiver_settings(folder, sources=sources, **changes)
+    settings = receiver_settings(folder, sources=sources, tls=tls, **changes)
     running = RunningReceiver(
         Receiver(settings, store or InstanceStore(folder), ledger), store or InstanceStore(folder), database, ledger
     )

@@ -145,6 +145,8 @@ class MockScp:
         SOP class -> transfer syntaxes that are accepted; None accepts every standard storage class in every syntax.
     statuses
         Store number -> status that is answered instead of Success; a refused object is not collected.
+    comments
+        Store number -> Error Comment of its answer, where that is a failure.
     delay_s
         Time before each answer, or store number -> time.
     abort_at, cut_at
@@ -163,6 +165,7 @@ class MockScp:
     ae_title: str = "MOCKPACS"
     contexts: Mapping[str, Sequence[str]] | None = None
     statuses: Mapping[int, int] = field(default_factory=dict)
+    comments: Mapping[int, str] = field(default_factory=dict)
     delay_s: float | Mapping[int, float] = 0.0
     abort_at: frozenset[int] = frozenset()
     cut_at: frozenset[int] = frozenset()
@@ -236,7 +239,7 @@ class MockScp:
             contexts = event.assoc.requestor.primitive.presentation_context_definition_list
             self.proposed.append([(str(c.abstract_syntax), tuple(map(str, c.transfer_syntax))) for c in contexts])
 
-    def _on_store(self, event: Any) -> int:
+    def _on_store(self, event: Any) -> int | Dataset:
         with self._lock:
             number = self.stores
             self.stores += 1
@@ -265,6 +268,10 @@ class MockScp:
             )
             with self._lock:
                 self.objects.append(received)
+        elif number in self.comments:
+            answer = Dataset()
+            answer.Status, answer.ErrorComment = status, self.comments[number]
+            return answer
         return status
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from config.conditions import Range
-from config.example import LISTS, render_example, render_reference
+from config.example import LISTS, TABLES_BELOW, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
 from config.settings import Content, Settings
 
@@ -176,8 +176,8 @@ def _is_setting(line: str) -> bool:
     }
     return (
         name in known
-        or line == "[destinations.retry]"
-        or name in {"initial_delay_s", "factor", "max_delay_s", "jitter", "max_age_h"}
+        or line in {f"[destinations.{below}]" for below in TABLES_BELOW}
+        or name in {key for table in TABLES_BELOW.values() for key in table.model_fields}
     )
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from config.example import TABLES_BELOW
 from config.loading import load_settings, parse_settings
 from config.settings import DestinationSettings, Settings
 from dicom_node.conformance import render_statement
 from dicom_node.conformance.markdown import CONTENTS, Section, code, document, see, table
+from dicom_node.tls import CIPHERS
 from tests.support.statement import headings, plain, tables
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -165,9 +167,9 @@ def test_every_setting_is_there_with_its_meaning() -> None:
     for name, field in schema["properties"].items():
         model = (field.get("items") or field)["$ref"].rsplit("/", 1)[1]
         for setting, described in schema["$defs"][model]["properties"].items():
-            if setting == "retry":
-                below = schema["$defs"]["RetrySettings"]["properties"]
-                expected |= {(f"{name}.retry", key): entry["description"] for key, entry in below.items()}
+            if setting in TABLES_BELOW and name == "destinations":
+                below = schema["$defs"][TABLES_BELOW[setting].__name__]["properties"]
+                expected |= {(f"{name}.{setting}", key): entry["description"] for key, entry in below.items()}
             else:
                 expected[name, setting] = described["description"]
     assert len(expected) > 50
@@ -244,7 +246,6 @@ def test_no_password_and_no_folder_is_shown() -> None:
 @pytest.mark.parametrize(
     ("sentence", "words"),
     [
-        ("There is no TLS", ("tls", "certificate", "cipher")),
         ("| Storage Commitment Push Model | `1.2.840.10008.1.20.1` | no | no |", ("commitment",)),
     ],
 )
@@ -254,6 +255,20 @@ def test_what_is_said_to_be_missing_has_no_settings(sentence: str, words: tuple[
     assert "ae_title" in names
     contradicting = [name for name in names if any(word in name for word in words)]
     assert sentence not in text or not contradicting
+
+
+def test_what_is_said_of_tls_follows_the_settings() -> None:
+    without, files = render_statement(Settings()), {"certificate": "/x/n.crt", "key": "/x/n.key", "ca": "/x/ca.pem"}
+    assert "without TLS" in without
+    assert "BCP 195 RFC 8996, 9325 TLS Secure Transport Connection Profile" in without
+    tls = Settings.model_validate({"tls": {**files, "port": 2763}})
+    text = render_statement(tls)
+    assert "`2763`" in text
+    assert "/x/" not in text
+    for suite in CIPHERS:
+        assert f"`{suite}`" in text
+    alone = render_statement(Settings.model_validate({"tls": {**files, "only": True}}))
+    assert "| sources | this node, address `0.0.0.0` | `11112` |" not in alone
 
 
 def test_every_kind_of_destination_is_a_storage_scp() -> None:
