@@ -5,6 +5,7 @@
     incoming/        being written; whatever lies here after a crash was never acknowledged
     objects/xx/      durable objects, spread by the first two digits of their key
     quarantine/      objects that could not be taken as what they claim to be, each with its reason
+    orphans/         objects that the ledger does not know, found and set aside; made when there is one
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class InstanceStore:
         """Folder for temporary files of any size, on the same disk; what a crash leaves in it is swept."""
         self._objects = root / "objects"
         self._quarantine = root / "quarantine"
+        self._orphans = root / "orphans"
         shards = [self._objects / f"{n:02x}" for n in range(256)]
         for folder in (root, self._incoming, self._objects, self._quarantine, *shards):
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -184,6 +186,25 @@ class InstanceStore:
         """Return the keys of all objects in quarantine."""
         yield from sorted(path.stem for path in self._quarantine.glob("*.dcm"))
 
+    def keys_older_than(self, age_s: float) -> Iterator[str]:
+        """Return the keys of the objects outside of quarantine that were written at least `age_s` seconds ago."""
+        for key in self.keys():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - self.path(key).stat().st_mtime >= age_s:
+                    yield key
+
+    def set_aside(self, key: str) -> None:
+        """Move an object into the folder for orphans, durably; one that is not there is no error.
+
+        Raises
+        ------
+        OutOfResources
+        """
+        self._orphans.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        with _out_of_resources(), contextlib.suppress(FileNotFoundError):
+            os.rename(self.path(key), self._orphans / f"{key}.dcm")
+            _sync_folder(self._orphans)
+
     def sweep_incoming(self, older_than_s: float) -> int:
         """Remove what lies in the incoming folder and was not written to for this time; return how many.
 
@@ -205,7 +226,15 @@ class InstanceStore:
     def _move(self, path: Path, key: str) -> None:
         target = self.path(key)
         os.rename(path, target)
-        _sync_folder(target.parent)
+        try:
+            _sync_folder(target.parent)
+        except BaseException:
+            # Nobody will be told that it is safe: a sender that tries for hours must not fill the disk with copies.
+            # Syncing again would prove nothing (after a failed fsync the kernel may have dropped the pages), so the
+            # next attempt writes another file.
+            with contextlib.suppress(OSError):
+                os.rename(target, path)
+            raise
 
 
 class IncomingObject:

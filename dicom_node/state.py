@@ -50,8 +50,13 @@ class State:
 
 
 @contextmanager
-def open_state(settings: Settings) -> Iterator[State]:
+def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
+
+    Parameters
+    ----------
+    thorough
+        Also have the database look for damage, which reads all of a SQLite file.
 
     Raises
     ------
@@ -69,9 +74,22 @@ def open_state(settings: Settings) -> Iterator[State]:
     database = Database(ledger_url(settings.node.database_url, data_dir))
     try:
         database.create()
+        if thorough:
+            database.check()
     except LedgerUnavailable as error:
-        raise StartRefused(f"{error}: check node.database_url, and that the database runs", EXIT_LEDGER) from error
+        raise StartRefused(f"{error}: {_ledger_advice(settings)}", EXIT_LEDGER) from error
     try:
         yield State(settings=settings, database=database, store=store)
     finally:
         database.close()
+
+
+def _ledger_advice(settings: Settings) -> str:
+    url = settings.node.database_url
+    if url.startswith("postgresql"):
+        return "check node.database_url, and that the database runs"
+    path = url.removeprefix("sqlite:///") if url else settings.node.data_dir / "ledger.sqlite"
+    return (
+        f"the ledger is the file {path}; see that the node's user may write it and its folder, and that the disk has "
+        "room; if it is damaged, keep it and the objects and restore it as docs/storage.md says"
+    )

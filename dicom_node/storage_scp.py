@@ -28,6 +28,7 @@ from dicom_node.dataset_header import (
     require_whole,
     scan_header,
 )
+from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
@@ -60,8 +61,8 @@ class StorageScp:
         Commits received objects to `ledger`, those of several associations together.
     max_object_bytes
         A longer data set is read to its end, dropped, and answered A700.
-    min_free_bytes
-        Objects that come while less is free are answered A700.
+    disks
+        Objects that come while one of them is above its high watermark are answered A700.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class StorageScp:
         ledger: ReceptionLedger,
         recorder: GroupCommit,
         max_object_bytes: int,
-        min_free_bytes: int,
+        disks: DiskSpace,
     ) -> None:
         self._association = association
         self._association_id = association_id
@@ -81,7 +82,7 @@ class StorageScp:
         self._ledger = ledger
         self._recorder = recorder
         self._max_object_bytes = max_object_bytes
-        self._min_free_bytes = min_free_bytes
+        self._disks = disks
         self._facts = {
             "association": association_id,
             "calling_ae_title": association.request.calling_ae_title,
@@ -179,7 +180,7 @@ class StorageScp:
             raise DatasetMismatch("the command's SOP class is not that of the presentation context")
         if not command.has_data_set:
             raise DatasetMismatch("the command announces no data set")
-        if self._store.free_bytes() < self._min_free_bytes:
+        if self._disks.refusal() is not None:
             raise OutOfResources("disk watermark reached")
         reception.incoming = self._store.create(
             sop_class_uid=command.sop_class_uid,
