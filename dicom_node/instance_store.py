@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import mmap
 import os
 import re
@@ -28,6 +29,8 @@ from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"(q-)?[0-9a-f]{32}")
 _QUARANTINED: Final = "q-"
@@ -147,8 +150,12 @@ class InstanceStore:
         return self._objects / key[:2] / f"{key}.dcm"
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-        self.path(key).unlink(missing_ok=True)
+        """Remove an object; one that is not there is no error, and one that can't be removed is left to the sweep."""
+        try:
+            self.path(key).unlink(missing_ok=True)
+        except OSError as error:
+            # What it was removed for is done: an object that is safe must not be answered as if it were not.
+            log.error("An object can't be deleted", extra={"key": key, "reason": error.strerror})
 
     def quarantine(self, subject: str | IncomingObject, reason: str) -> StoredObject:
         """Move an object into quarantine, durably, with `reason` in a text file beside it.
@@ -315,9 +322,12 @@ class IncomingObject:
 
     def discard(self) -> None:
         """Remove the object; safe to call again, and without effect after `commit`."""
-        self._close()
+        # What the disk refuses to remove stays in the incoming folder, which is swept.
+        with contextlib.suppress(OSError):
+            self._close()
         if not self._is_settled:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _close(self) -> None:
         if self._descriptor >= 0:
