@@ -78,7 +78,7 @@ LOW_SPACE: Final = RejectionCause(
     result=2,
     source=3,
     reason=1,
-    case="a disk of the node is above its high watermark (`receiver.min_free_mb`, `[storage]`)",
+    case="a disk of the node is above its high watermark (`[storage]`)",
     remedy="Space is made on the node; until then the sender tries again.",
 )
 LEDGER_UNAVAILABLE: Final = RejectionCause(

@@ -31,7 +31,9 @@ from dicom_node.dataset_header import (
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.group_commit import GroupCommit
-from dicom_node.instance_store import IncomingObject, InstanceStore
+from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
+from dicom_node.integrity import examine
+from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
 from dicom_node.upper_layer import VERIFICATION, AcceptedAssociation, AcceptedContext
@@ -225,7 +227,27 @@ class StorageScp:
             raise
         if recorded.outcome is RecordOutcome.DUPLICATE:
             self.duplicates += 1
-            self._store.delete(stored.key)
+            self._store.delete(self._superfluous(recorded.instance_id, stored))
+
+    def _superfluous(self, instance_id: int, again: StoredObject) -> str:
+        """Return the key of the file that is not needed of an object received twice: the first if it is no more sound.
+
+        Raises
+        ------
+        LedgerUnavailable
+            The sender tries again then; the file stays, where the ledger may name it.
+        """
+        kept = self._ledger.find_stored(instance_id)
+        if kept is None:
+            return again.key
+        examined = examine(self._store.path(kept.key), kept)
+        if examined.is_sound:
+            return again.key
+        new = StoredFile(key=again.key, size=again.size, dataset_offset=again.dataset_offset, digest=again.digest)
+        if not self._ledger.replace_file(instance_id, old_key=kept.key, new=new, reason=examined.reason):
+            return again.key
+        log.warning("A damaged object was received again and is sound now", extra={**self._facts, "key": again.key})
+        return kept.key
 
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)

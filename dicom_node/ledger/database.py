@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +157,14 @@ def reopen_after_faults(target: Engine | type[Engine]) -> None:
         code = getattr(cause, "sqlite_errorcode", None) if isinstance(cause, sqlite3.Error) else None
         if code is not None and code & 0xFF in _REOPENED_AFTER:
             context.is_disconnect = True
+            # SQLAlchemy closes the connection now, but SQLite keeps a closed one, and its lock, for as long as a
+            # statement of it lives: the cursor does in the error's traceback, until the garbage collector comes by.
+            with contextlib.suppress(sqlite3.Error, AttributeError):
+                if context.cursor is not None:
+                    context.cursor.close()
+            with contextlib.suppress(sqlite3.Error, AttributeError):
+                if context.connection is not None:
+                    context.connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
 
 
 def _engine(url: str) -> Engine:

@@ -211,7 +211,7 @@ CAUSES = {
         folder, associate_rq(calling="STRANGER")
     ),
     "the receiver is shutting down": _shut_down,
-    "a disk of the node is above its high watermark (receiver.min_free_mb, [storage])": lambda folder: _with(folder, min_free_mb=1 << 30),
+    "a disk of the node is above its high watermark ([storage])": lambda folder: _with(folder, min_free_mb=1 << 30),
     "receiver.max_associations are open already": _too_many,
     "the ledger's database can't be reached": lambda folder: _with(folder, ledger_type=_Closed),
 }

@@ -13,7 +13,7 @@ from tests.support.invariants import check_pacs
 from tests.support.modality import ModalityAssociation
 from tests.support.node import RunningNode, running_node
 from tests.support.peers import MockScp, ReceivedObject, read_part10, requires_dcmtk, wait_until
-from tests.support.radiographs import write_radiographs
+from tests.support.radiographs import ROOT, write_radiographs
 
 pytestmark = [requires_dcmtk, requires_compiler]
 
@@ -87,7 +87,7 @@ def test_no_write_of_the_receiver_that_fails_is_acknowledged(
     found = node.wait_balanced(len(cases))
     # One for each commit whose end nobody knows.
     assert len(found.orphans) <= sum(path == "ledger.sqlite-wal" for _, path, _ in cases)
-    check_pacs([obj for obj in pacs.objects], paths, node)
+    check_pacs(list(pacs.objects), paths, node)
     assert is_alive(node)
 
 
@@ -127,3 +127,23 @@ def test_a_write_of_the_worker_that_fails_delays_a_series_at_most(
 def is_there(pacs: MockScp, obj: ReceivedObject) -> bool:
     series = obj.sop_instance_uid.encode()
     return any(one.sop_instance_uid == obj.sop_instance_uid or series in one.data for one in list(pacs.objects))
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_a_workflow_whose_step_can_not_be_recorded_waits_for_the_disk(
+    node: RunningNode, disk: FailingDisk, pacs: MockScp, tmp_path: Path, number: int
+) -> None:
+    series = 200 + number
+    # Large enough for the fault to come while it is in work.
+    (source,) = write_radiographs(tmp_path / "in", 1, series=series, size=1500)
+    obj = read_part10(source)
+    of_series = f"arrival WHERE series_instance_uid = '{ROOT}.2.{series}'"
+    with ModalityAssociation(node.port) as association:
+        assert association.store_object(obj) == SUCCESS
+        association.release()
+    node.wait_for_rows(f"SELECT 1 FROM {of_series} AND state = 'enhancing'")
+    with disk.failing("write", path="workflows.sqlite", process="worker", number=number):
+        wait_until(lambda: disk.failed > 0, what="the step that can't be recorded")
+    wait_until(lambda: is_there(pacs, obj), timeout_s=60, what="the series")
+    node.wait_until_idle()
+    assert is_alive(node)
