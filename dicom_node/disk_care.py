@@ -86,17 +86,18 @@ class DiskCare:
             self._has_alarmed = False
             self.reserve.hold(free)
             return
-        purged = 0
-        while self.purge_early and self.disks.is_objects_short():
-            keys = self._purge_batch(max(1, self.disks.bytes_to_free()))
-            for key in keys:
-                self.store.delete(key)
-            purged += len(keys)
-            if not keys:
-                break
-            self.disks.refusal()
+        purged = freed = 0
+        if self.purge_early and self.disks.is_objects_short():
+            # Counted by the ledger's sizes, and measured at the next run: file systems give room back a little later.
+            wanted = max(1, self.disks.bytes_to_free())
+            while freed < wanted and (batch := self._purge_batch(wanted - freed)):
+                for key, size in batch:
+                    self.store.delete(key)
+                    freed += size
+                purged += len(batch)
         if purged:
-            log.warning("Retention before its time", extra={"purged": purged})
+            log.warning("Retention before its time", extra={"purged": purged, "freed_mb": freed // _MB})
+            return
         reason = self.disks.refusal()
         if reason is not None and not self._has_alarmed:
             self._has_alarmed = True
@@ -109,7 +110,7 @@ class DiskCare:
         """Keep a sample for the forecast."""
         self.samples.record(self.disks.usages())
 
-    def _purge_batch(self, wanted_bytes: int) -> list[str]:
+    def _purge_batch(self, wanted_bytes: int) -> list[tuple[str, int]]:
         try:
             return self.retention.purge_early(wanted_bytes)
         except LedgerUnavailable:

@@ -26,13 +26,14 @@ class RetentionLedger:
         """
         return [key for key, _ in self._purge(self._database.now() - keep_s, None, "retention")]
 
-    def purge_early(self, wanted_bytes: int) -> list[str]:
+    def purge_early(self, wanted_bytes: int) -> list[tuple[str, int]]:
         """Mark delivered objects as purged before their time, those delivered first, until `wanted_bytes` are reached.
 
-        Returns the keys to delete; none if nothing more can go. Call it again for more: it takes them in batches.
+        Returns the keys to delete with their sizes in bytes; none if nothing more can go. It takes them in batches:
+        call it again for more.
         """
         reason = "retention: the disk is above its high watermark"
-        return [key for key, _ in self._purge(self._database.now(), wanted_bytes, reason)]
+        return self._purge(self._database.now(), wanted_bytes, reason)
 
     def _purge(self, before: float, wanted_bytes: int | None, reason: str) -> list[tuple[str, int]]:
         query = (

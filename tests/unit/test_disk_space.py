@@ -38,7 +38,7 @@ MARKS = Watermarks(
     [
         ({}, False, False),
         ({"free_bytes": 99 * MB}, True, True),
-        ({"free_bytes": 210 * MB}, False, False),
+        ({"free_bytes": 301 * MB}, False, False),
         ({"free_bytes": 199 * MB}, True, True),
         ({"free_bytes": 290 * MB}, False, True),  # 71 % used: below the high mark, above the low one
         ({"free_inodes": 39}, True, True),
