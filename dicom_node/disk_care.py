@@ -84,12 +84,14 @@ class DiskCare:
             self.reserve.release()
         if self.disks.refusal() is None:
             self._has_alarmed = False
-            self.reserve.hold(free)
+            # Not at the price of the low watermark: a receiver that waits for it would wait for ever.
+            if free - self.reserve_bytes >= self.disks.marks.resume_free_bytes:
+                self.reserve.hold(free)
             return
         purged = freed = 0
         if self.purge_early and self.disks.is_objects_short():
             # Counted by the ledger's sizes, and measured at the next run: file systems give room back a little later.
-            wanted = max(1, self.disks.bytes_to_free())
+            wanted = max(1, self.disks.bytes_to_free()) + (0 if self.reserve.is_held else self.reserve_bytes)
             while freed < wanted and (batch := self._purge_batch(wanted - freed)):
                 for key, size in batch:
                     self.store.delete(key)

@@ -236,6 +236,11 @@ class Reserve:
         self._path = path
         self._size = size
 
+    @property
+    def is_held(self) -> bool:
+        """True if the space is taken."""
+        return self._path.exists()
+
     def release(self) -> bool:
         """Give the space back; True if there was any."""
         try:

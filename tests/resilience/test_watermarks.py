@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_node_recovers_by_itself(
 
         # It is back: the reserve is enough to deliver, what is delivered makes room, and the modality is heard again.
         size = (disk / "ballast").stat().st_size
-        os.truncate(disk / "ballast", size - int((17 - free_mb(disk)) * MB))
+        os.truncate(disk / "ballast", size - int((20 - free_mb(disk)) * MB))
         with MockScp(port=port) as pacs:
             wait_until(lambda: len(pacs.objects) == 2, timeout_s=60, what="delivery on a full disk")
             wait_until(lambda: free_mb(disk) >= 22, timeout_s=60, what="room made by retention")
