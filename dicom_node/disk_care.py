@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
-from dicom_node.disk_space import DiskSpace, Reserve, Watermarks, file_systems, measure, shortage
+from dicom_node.disk_space import RESERVE_FILE, DiskSpace, Reserve, Watermarks, file_systems, measure, shortage
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.checks import CheckLedger
@@ -21,7 +21,6 @@ from dicom_node.scrub import Scrub
 
 log = logging.getLogger(__name__)
 
-RESERVE_FILE = "reserve"
 SAMPLE_S = 300.0
 FORECAST_S = 6 * 3600.0
 _LEAST_SPAN_S = 1800.0

@@ -16,6 +16,8 @@ from config.settings import Settings
 log = logging.getLogger(__name__)
 
 _MB: Final = 1 << 20
+RESERVE_FILE: Final = "reserve"
+"""Name of the file in the data folder that holds space back for the ledger."""
 DERIVED_SHARE: Final = 0.25
 """Share of `min_free_mb` that derived objects leave: the ledger and the workflows need room when images have none."""
 

@@ -45,7 +45,7 @@ class Receiver:
         self._store = store
         self._ledger = ledger
         self._recorder = GroupCommit(ledger)
-        self._disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=store.free_bytes)
+        self._disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=lambda: store.free_bytes())
         self._admission = Admission(settings, self._disks, ledger)
         self._lock = threading.Lock()
         self._connections: set[threading.Thread] = set()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import Settings
+from dicom_node.disk_space import RESERVE_FILE, Reserve, measure
 from dicom_node.errors import LedgerUnavailable, NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
+
+# SQLite opens its log's index with 32 KB, and the log itself a page at a time.
+_NO_ROOM = 1 << 20
 
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
@@ -67,13 +73,14 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
     try:
         store = InstanceStore(data_dir)
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room on its disk" if is_full else "give it to the user that runs the node"
         raise StartRefused(
-            f"data_dir {data_dir} can't be written ({error.strerror}): give it to the user that runs the node",
-            EXIT_DATA_DIR,
+            f"data_dir {data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error
     database = Database(ledger_url(settings.node.database_url, data_dir))
     try:
-        database.create()
+        _open(database, data_dir)
         if thorough:
             database.check()
     except LedgerUnavailable as error:
@@ -82,6 +89,16 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
         yield State(settings=settings, database=database, store=store)
     finally:
         database.close()
+
+
+def _open(database: Database, data_dir: Path) -> None:
+    try:
+        database.create()
+    except LedgerUnavailable:
+        # A node that ended over its full disk must start again, or nobody would make room on it.
+        if measure(data_dir).free_bytes >= _NO_ROOM or not Reserve(data_dir / RESERVE_FILE, 0).release():
+            raise
+        database.create()
 
 
 def _ledger_advice(settings: Settings) -> str:

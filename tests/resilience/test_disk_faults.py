@@ -76,12 +76,15 @@ def test_no_write_of_the_receiver_that_fails_is_acknowledged(
     with ModalityAssociation(node.port) as association:
         for (call, path, number), source in zip(cases, paths, strict=True):
             obj = read_part10(source)
+            before = set((node.data_dir / "objects").rglob("*.dcm"))
             with disk.failing(call, path=path, process="receiver", number=number):
                 status = association.store_object(obj)
                 assert disk.failed, f"{call} {path} is no step of the receiver"
             assert status == OUT_OF_RESOURCES, (call, path, number, hex(status))
             # Nothing is kept of it but what a commit in doubt may have recorded.
             assert not list((node.data_dir / "incoming").iterdir()), (call, path)
+            if "ledger" not in path:
+                assert set((node.data_dir / "objects").rglob("*.dcm")) == before, (call, path)
             assert association.store_object(obj) == SUCCESS, (call, path, number)
         association.release()
     found = node.wait_balanced(len(cases))
