@@ -406,9 +406,7 @@ class StorageSettings(_Table):
         le=3650,
         description="Time in which every file is read again and its SHA-256 compared, in days; 0: never.",
     )
-    scrub_mb_per_s: float = Field(
-        20.0, gt=0, le=10_000, description="Most that this reads, in megabytes per second."
-    )
+    scrub_mb_per_s: float = Field(20.0, gt=0, le=10_000, description="Most that this reads, in megabytes per second.")
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:
