@@ -480,6 +480,66 @@ class RetentionSettings(_Table):
     keep_events_days: int = Field(3650, ge=1, description="Time that the audit of state changes is kept, in days.")
 
 
+class StorageSettings(_Table):
+    """Watermarks of the disks, and the care for what lies on them; `receiver.min_free_mb` is the high watermark."""
+
+    resume_free_mb: int = Field(
+        0,
+        ge=0,
+        description="Free space from which on associations are taken again, in megabytes; "
+        "0: a quarter more than receiver.min_free_mb.",
+    )
+    max_used_percent: float = Field(
+        100.0,
+        ge=1,
+        le=100,
+        description="Share of a file system in use above which associations are refused as transient, in percent; "
+        "100: receiver.min_free_mb alone counts.",
+    )
+    resume_used_percent: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Share in use below which they are taken again, in percent; 0: two less than max_used_percent.",
+    )
+    min_free_inodes: int = Field(
+        10_000,
+        ge=0,
+        description="Free inodes under which associations are refused, in number; never more than a twentieth of all.",
+    )
+    reserve_mb: int = Field(
+        64,
+        ge=0,
+        le=65_536,
+        description="Space that a file named reserve holds back for the ledger on a disk that fills up, in megabytes.",
+    )
+    purge_early: bool = Field(
+        True,
+        description="Above the high watermark, delete delivered objects before retention.keep_h, the oldest first, "
+        "down to the low one; never what a destination does not have, or is yet to commit.",
+    )
+    orphans: Literal["report", "move", "delete"] = Field(
+        "move",
+        description="What becomes of files that the ledger does not know: report, move to the folder orphans, delete.",
+    )
+    orphan_age_h: float = Field(
+        72.0, ge=1, le=87_600, description="Age from which such a file counts as an orphan, in hours."
+    )
+    scrub_days: float = Field(
+        7.0,
+        ge=0,
+        le=3650,
+        description="Time in which every file is read again and its SHA-256 compared, in days; 0: never.",
+    )
+    scrub_mb_per_s: float = Field(20.0, gt=0, le=10_000, description="Most that this reads, in megabytes per second.")
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.resume_used_percent > self.max_used_percent:
+            raise ValueError("resume_used_percent is at most max_used_percent")
+        return self
+
+
 class LoggingSettings(_Table):
     """What is logged and in which form."""
 
@@ -500,6 +560,7 @@ class Settings(_Table):
     model: ModelSettings = Field(ModelSettings())
     derivation: DerivationSettings = Field(DerivationSettings())
     retention: RetentionSettings = Field(RetentionSettings())
+    storage: StorageSettings = Field(StorageSettings())
     logging: LoggingSettings = Field(LoggingSettings())
 
     def destination(self, name: str) -> DestinationSettings:

@@ -15,8 +15,8 @@ from typing import Final
 
 from config.settings import Settings, SourceSettings
 from dicom_node.association_policy import ReceiverLoad, find_source, host_names, judge_association
+from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import LedgerUnavailable
-from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.pace import Pace
 from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
@@ -44,9 +44,9 @@ class Admitted:
 class Admission:
     """Judges requests and counts the associations that came of them; shared by all connections of a receiver."""
 
-    def __init__(self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger) -> None:
+    def __init__(self, settings: Settings, disks: DiskSpace, ledger: ReceptionLedger) -> None:
         self._settings = settings
-        self._store = store
+        self._disks = disks
         self._ledger = ledger
         self._lock = threading.Lock()
         self._associations = 0
@@ -79,8 +79,7 @@ class Admission:
             load = ReceiverLoad(
                 associations=self._associations,
                 max_associations=settings.receiver.max_associations,
-                free_bytes=self._store.free_bytes(),
-                min_free_bytes=settings.receiver.min_free_mb << 20,
+                no_room=self._disks.refusal(),
                 is_stopping=self._stopping.is_set(),
                 by_source=self._by_source,
             )

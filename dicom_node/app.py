@@ -31,7 +31,7 @@ def run_receiver(settings: Settings) -> int:
     """Run the receiver until SIGTERM or SIGINT; returns the exit code."""
     configure_logging(settings.logging, "receiver")
     stop = stop_event()
-    with open_state(settings) as state, only_one(settings.node.data_dir, "receiver"):
+    with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
         name = f"{settings.node.name}:receiver"
         ledger = ReceptionLedger(state.database, name)
         interrupted = ledger.close_left_open()

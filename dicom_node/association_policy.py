@@ -56,12 +56,14 @@ NOT_STORED: Final = frozenset((MediaStorageDirectoryStorage, UID("1.2.840.10008.
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiverLoad:
-    """How the receiver stands at the moment of a request; `by_source` counts associations by the source's name."""
+    """How the receiver stands at the moment of a request.
+
+    `by_source` counts associations by the source's name; `no_room` says what the disks are short of.
+    """
 
     associations: int
     max_associations: int
-    free_bytes: int
-    min_free_bytes: int
+    no_room: str | None
     is_stopping: bool
     by_source: Mapping[str, int] = field(default_factory=dict)
 
@@ -105,8 +107,8 @@ def judge_association(
         return TRANSPORT.reject(fault)
     if load.is_stopping:
         return SHUTTING_DOWN.reject("the receiver is shutting down")
-    if load.free_bytes < load.min_free_bytes:
-        return LOW_SPACE.reject(f"{load.free_bytes >> 20} MB free, receiver.min_free_mb is {load.min_free_bytes >> 20}")
+    if load.no_room is not None:
+        return LOW_SPACE.reject(f"a disk is above its high watermark: {load.no_room}")
     if load.associations >= load.max_associations:
         return TOO_MANY_ASSOCIATIONS.reject(
             f"{load.associations} associations are open, receiver.max_associations is {load.max_associations}"

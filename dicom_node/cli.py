@@ -1,7 +1,8 @@
 """The commands: arguments to application, and exit codes.
 
 Exit codes: 0 done; 1 done, and something was found wrong (doctor, verify, send); 2 settings or arguments are wrong;
-3 the receiver's port is taken; 4 the ledger can't be reached; 5 the data folder can't be written.
+3 the receiver's port is taken; 4 the ledger can't be reached; 5 the data folder can't be written,
+or another node runs on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
-from dicom_node import __version__, diagnosis, reports, sending
+from dicom_node import __version__, diagnosis, disk_reports, reports, sending
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
@@ -33,8 +34,10 @@ from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.disk_care import disk_report
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
+from dicom_node.ledger.checks import CheckLedger
 from dicom_node.logs import hook_exceptions
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
@@ -235,13 +238,24 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
     settings = load_settings(config)
     with open_state(settings) as state:
         found = state.balance.status()
+        disks = disk_report(settings, state.database, settings.node.data_dir)
+        checks = CheckLedger(state.database).summary()
     certificates = expiries(settings, time.time())
     if as_json:
-        _print_json({**asdict(found), "certificates": [asdict(one) for one in certificates]})
+        _print_json(
+            {
+                **asdict(found),
+                "certificates": [asdict(one) for one in certificates],
+                "disks": disks,
+                "object_checks": asdict(checks),
+            }
+        )
     else:
         console = Console()
         reports.show_status(console, found, state.store.path)
         reports.show_certificates(console, certificates, settings.tls.warn_days)
+        disk_reports.show_disks(console, disks)
+        disk_reports.show_checks(console, checks, time.time())
     return EXIT_OK
 
 
@@ -249,11 +263,36 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
 def verify(
     config: ConfigFile,
     deep: Annotated[bool, typer.Option("--deep", help="Read every file again and compare its SHA-256.")] = False,
+    skip_h: Annotated[
+        float | None,
+        typer.Option(
+            "--skip-checked-h",
+            help="With --deep: leave out what was read and found sound in the last H hours, to go on after a break.",
+            metavar="H",
+            min=0,
+        ),
+    ] = None,
+    rate_mb: Annotated[
+        float | None, typer.Option("--mb-per-s", help="With --deep: read no faster than this.", metavar="MB", min=0.1)
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Prove that received = delivered + in work + quarantined, and that every file is there."""
-    with open_state(load_settings(config)) as state:
-        found = verify_state(state.balance, state.store, deep=deep)
+    """Prove that received = delivered + in work + quarantined, and that every file is there.
+
+    Exit code 1 where something is missing, damaged or does not add up. Files without a row are no loss.
+    """
+    if not deep and (skip_h is not None or rate_mb is not None):
+        raise OperationRefused("--skip-checked-h and --mb-per-s belong to --deep: without it no file is read")
+    with open_state(load_settings(config)) as state, disk_reports.progress(shown=deep and not as_json) as on_progress:
+        found = verify_state(
+            state.balance,
+            state.store,
+            deep=deep,
+            checks=CheckLedger(state.database) if deep else None,
+            skip_since=None if skip_h is None else time.time() - skip_h * 3600,
+            on_progress=on_progress,
+            bytes_per_s=None if rate_mb is None else rate_mb * 1e6,
+        )
     if as_json:
         _print_json(found.as_json())
     else:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.settings import DestinationSettings
 from dicom_node.destinations.base import DeliveryItem, Destination, ItemOutcome, Outcome, give_up, retry_after
 from dicom_node.errors import LedgerUnavailable, describe
 from dicom_node.instance_store import InstanceStore
+from dicom_node.integrity import Finding, examine
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.states import DeliveryState, ItemState
 
@@ -76,7 +77,9 @@ class Courier:
             )
 
         try:
-            destination.deliver([self._item(o) for o in self.ledger.take_objects(delivery_id)], on_outcome=note)
+            sound = self._sound(delivery_id, self.ledger.take_objects(delivery_id), note)
+            if sound:
+                destination.deliver([self._item(pending) for pending in sound], on_outcome=note)
         except LedgerUnavailable:
             raise
         except Exception as error:
@@ -102,6 +105,33 @@ class Courier:
         else:
             log.error("Delivery is a dead letter", extra=extra)
         return state
+
+    def _sound(
+        self, delivery_id: int, objects: Sequence[PendingObject], note: Callable[[ItemOutcome], None]
+    ) -> list[PendingObject]:
+        """Return the objects whose files are what the ledger says; the others are not sent as if they were."""
+        sound = []
+        for pending in objects:
+            examined = examine(self.store.path(pending.key), pending)
+            if examined.is_sound:
+                sound.append(pending)
+                continue
+            facts = {"delivery": delivery_id, "key": pending.key, "reason": examined.reason}
+            log.error("A stored object can't be sent", extra=facts)
+            # A file that is gone or can't be read may be back when the folder or the disk is; other bytes stay wrong.
+            is_damaged = examined.finding is Finding.DAMAGED
+            remedy = "send it again from the modality, then dicom-node queue retry" if is_damaged else "is tried again"
+            note(
+                ItemOutcome(
+                    instance_id=pending.instance_id,
+                    outcome=Outcome.REFUSED if is_damaged else Outcome.RETRY,
+                    status=None,
+                    reason=f"not sent: {examined.reason}; {remedy}",
+                    # No byte of it went out in this attempt, but one before may have been lost on the way.
+                    in_doubt=pending.in_doubt,
+                )
+            )
+        return sound
 
     def _item(self, pending: PendingObject) -> DeliveryItem:
         return DeliveryItem(

@@ -18,6 +18,7 @@ from dicom_node import __version__
 from dicom_node.derivation import DerivationContext, derive, is_enhanceable
 from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels, describe
 from dicom_node.instance_store import InstanceStore
+from dicom_node.integrity import examine
 from dicom_node.ledger.arrivals import (
     DerivedInstance,
     EnhancementDecision,
@@ -122,6 +123,8 @@ class ImageEnhancer:
         As derived objects name the equipment that made them.
     clock
         Seconds since the epoch.
+    no_room
+        Says why a derived object should not be written now; None if there is room.
     """
 
     def __init__(
@@ -132,7 +135,9 @@ class ImageEnhancer:
         derivation: DerivationSettings,
         node_name: str,
         clock: Callable[[], float] = time.time,
+        no_room: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._no_room = no_room
         self._store = store
         self._model = model
         self._derivation = derivation
@@ -163,8 +168,18 @@ class ImageEnhancer:
             return _passed(PASSES_THROUGH, begin), None
         if isinstance(self._model, NoModel):
             return _passed(self._model.reason, begin), None
+        no_room = self._no_room()
+        if no_room is not None:
+            log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": no_room})
+            return _passed(no_room, begin), None
+        path = self._store.path(stored.key)
+        # What a damaged file shows must not become an image that says it was made from the original.
+        examined = examine(path, stored)
+        if not examined.is_sound:
+            log.error("Original is not what it was", extra={"instance": stored.instance_id, "reason": examined.reason})
+            return _passed(f"the original is not what was received: {examined.reason}", begin), None
         try:
-            with open_part10(self._store.path(stored.key), folder=self._store.scratch) as part10:
+            with open_part10(path, folder=self._store.scratch) as part10:
                 decision = is_enhanceable(part10.header, route.sop_classes)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None

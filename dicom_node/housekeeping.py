@@ -1,4 +1,4 @@
-"""Every periodic job of a worker (APScheduler): completing series, waking workflows, deadlines, takeover, retention."""
+"""Every periodic job of a worker (APScheduler): series, workflows, deadlines, takeover, retention, disks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from apscheduler.schedulers.base import BaseScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.disk_care import DiskCare
 from dicom_node.errors import NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.processes import ProcessLedger
@@ -32,6 +33,7 @@ class Housekeeping:
     retention: RetentionLedger
     store: InstanceStore
     keep_s: float
+    care: DiskCare
 
     def complete_and_wake(self) -> None:
         """Complete quiet series and enqueue what is to be done."""
@@ -63,6 +65,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, 15.0),
         ("retention", housekeeping.purge, 600.0),
+        *housekeeping.care.jobs,
     ):
         scheduler.add_job(
             _logged(name, job),
@@ -75,7 +78,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         )
 
 
-def _logged(name: str, job: Callable[[], None]) -> Callable[[], None]:
+def _logged(name: str, job: Callable[[], object]) -> Callable[[], None]:
     def run() -> None:
         # The top of a loop: the next run tries again.
         try:

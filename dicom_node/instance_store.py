@@ -5,12 +5,14 @@
     incoming/        being written; whatever lies here after a crash was never acknowledged
     objects/xx/      durable objects, spread by the first two digits of their key
     quarantine/      objects that could not be taken as what they claim to be, each with its reason
+    orphans/         objects that the ledger does not know, found and set aside; made when there is one
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import mmap
 import os
 import re
@@ -27,6 +29,8 @@ from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, OutOfResources
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"(q-)?[0-9a-f]{32}")
 _QUARANTINED: Final = "q-"
@@ -78,6 +82,7 @@ class InstanceStore:
         """Folder for temporary files of any size, on the same disk; what a crash leaves in it is swept."""
         self._objects = root / "objects"
         self._quarantine = root / "quarantine"
+        self._orphans = root / "orphans"
         shards = [self._objects / f"{n:02x}" for n in range(256)]
         for folder in (root, self._incoming, self._objects, self._quarantine, *shards):
             folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
@@ -145,8 +150,12 @@ class InstanceStore:
         return self._objects / key[:2] / f"{key}.dcm"
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
-        self.path(key).unlink(missing_ok=True)
+        """Remove an object; one that is not there is no error, and one that can't be removed is left to the sweep."""
+        try:
+            self.path(key).unlink(missing_ok=True)
+        except OSError as error:
+            # What it was removed for is done: an object that is safe must not be answered as if it were not.
+            log.error("An object can't be deleted", extra={"key": key, "reason": error.strerror})
 
     def quarantine(self, subject: str | IncomingObject, reason: str) -> StoredObject:
         """Move an object into quarantine, durably, with `reason` in a text file beside it.
@@ -184,6 +193,25 @@ class InstanceStore:
         """Return the keys of all objects in quarantine."""
         yield from sorted(path.stem for path in self._quarantine.glob("*.dcm"))
 
+    def keys_older_than(self, age_s: float) -> Iterator[str]:
+        """Return the keys of the objects outside of quarantine that were written at least `age_s` seconds ago."""
+        for key in self.keys():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - self.path(key).stat().st_mtime >= age_s:
+                    yield key
+
+    def set_aside(self, key: str) -> None:
+        """Move an object into the folder for orphans, durably; one that is not there is no error.
+
+        Raises
+        ------
+        OutOfResources
+        """
+        self._orphans.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        with _out_of_resources(), contextlib.suppress(FileNotFoundError):
+            os.rename(self.path(key), self._orphans / f"{key}.dcm")
+            _sync_folder(self._orphans)
+
     def sweep_incoming(self, older_than_s: float) -> int:
         """Remove what lies in the incoming folder and was not written to for this time; return how many.
 
@@ -205,7 +233,15 @@ class InstanceStore:
     def _move(self, path: Path, key: str) -> None:
         target = self.path(key)
         os.rename(path, target)
-        _sync_folder(target.parent)
+        try:
+            _sync_folder(target.parent)
+        except BaseException:
+            # Nobody will be told that it is safe: a sender that tries for hours must not fill the disk with copies.
+            # Syncing again would prove nothing (after a failed fsync the kernel may have dropped the pages), so the
+            # next attempt writes another file.
+            with contextlib.suppress(OSError):
+                os.rename(target, path)
+            raise
 
 
 class IncomingObject:
@@ -286,9 +322,12 @@ class IncomingObject:
 
     def discard(self) -> None:
         """Remove the object; safe to call again, and without effect after `commit`."""
-        self._close()
+        # What the disk refuses to remove stays in the incoming folder, which is swept.
+        with contextlib.suppress(OSError):
+            self._close()
         if not self._is_settled:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def _close(self) -> None:
         if self._descriptor >= 0:

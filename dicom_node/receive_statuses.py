@@ -49,7 +49,7 @@ STORE_ANSWERS: Final = (
         status=OutOfResources.status,
         meaning="Refused: Out of Resources",
         cases=(
-            "Less than `receiver.min_free_mb` is free in the data folder.",
+            "A disk of the node is above its high watermark (`[storage]`).",
             "The data set is longer than `receiver.max_object_mb`.",
             "A deflated data set inflates beyond `receiver.max_object_mb`.",
             "The disk does not take it.",

@@ -13,6 +13,7 @@ from typing import Final
 from config.settings import Settings
 from dicom_node.admission import Admission, Admitted
 from dicom_node.association_policy import choose_transfer_syntax
+from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
@@ -53,7 +54,8 @@ class Receiver:
         self._store = store
         self._ledger = ledger
         self._recorder = GroupCommit(ledger)
-        self._admission = Admission(settings, store, ledger)
+        self._disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=lambda: store.free_bytes())
+        self._admission = Admission(settings, self._disks, ledger)
         self._lock = threading.Lock()
         self._connections: set[threading.Thread] = set()
         self._serving: set[StorageScp] = set()
@@ -200,8 +202,8 @@ class Receiver:
                 ledger=self._ledger,
                 recorder=self._recorder,
                 max_object_bytes=limits.max_object_mb * 1_000_000,
-                min_free_bytes=limits.min_free_mb << 20,
                 pace=admitted.pace,
+                disks=self._disks,
             )
             with self._registered(service):
                 outcome = service.run()

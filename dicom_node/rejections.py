@@ -85,7 +85,7 @@ LOW_SPACE: Final = RejectionCause(
     result=2,
     source=3,
     reason=1,
-    case="less than `receiver.min_free_mb` is free in the data folder",
+    case="a disk of the node is above its high watermark (`[storage]`)",
     remedy="Space is made on the node; until then the sender tries again.",
 )
 LEDGER_UNAVAILABLE: Final = RejectionCause(

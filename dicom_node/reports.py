@@ -73,9 +73,11 @@ def show_verification(console: Console, found: Verification) -> None:
     console.print(table)
     for finding in found.balance.findings:
         _say(console, f"{finding.subject}: {finding.finding}", style="red")
-    for word, keys in (("missing", found.missing), ("damaged", found.damaged)):
+    for word, keys in (("missing", found.missing), ("damaged", found.damaged), ("unreadable", found.unreadable)):
         for key in keys:
             _say(console, f"file {word}: {key}", style="red")
+    if found.read_bytes or found.skipped:
+        _say(console, f"{found.read_bytes / 1e6:.0f} MB read again, {found.skipped} files left out as checked lately")
     if found.orphans:
         console.print(f"{len(found.orphans)} files that nobody was told are safe (left by crashes)")
     console.print("Nothing is lost." if found.ok else Text("Something is missing; see above.", style="bold red"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Settings
+from dicom_node.disk_space import RESERVE_FILE, Reserve, measure
 from dicom_node.errors import LedgerUnavailable, NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
@@ -17,6 +19,8 @@ from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
 
 log = logging.getLogger(__name__)
+# SQLite opens its log's index with 32 KB, and the log itself a page at a time.
+_NO_ROOM = 1 << 20
 
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
@@ -64,8 +68,13 @@ def _close_to_others(data_dir: Path) -> None:
 
 
 @contextmanager
-def open_state(settings: Settings) -> Iterator[State]:
+def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
+
+    Parameters
+    ----------
+    thorough
+        Also have the database look for damage, which reads all of a SQLite file.
 
     Raises
     ------
@@ -77,16 +86,40 @@ def open_state(settings: Settings) -> Iterator[State]:
         store = InstanceStore(data_dir)
         _close_to_others(data_dir)
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room on its disk" if is_full else "give it to the user that runs the node"
         raise StartRefused(
-            f"data_dir {data_dir} can't be written ({error.strerror}): give it to the user that runs the node",
-            EXIT_DATA_DIR,
+            f"data_dir {data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error
     database = Database(ledger_url(settings.node.database_url, data_dir))
     try:
-        database.create()
+        _open(database, data_dir)
+        if thorough:
+            database.check()
     except LedgerUnavailable as error:
-        raise StartRefused(f"{error}: check node.database_url, and that the database runs", EXIT_LEDGER) from error
+        raise StartRefused(f"{error}: {_ledger_advice(settings)}", EXIT_LEDGER) from error
     try:
         yield State(settings=settings, database=database, store=store)
     finally:
         database.close()
+
+
+def _open(database: Database, data_dir: Path) -> None:
+    try:
+        database.create()
+    except LedgerUnavailable:
+        # A node that ended over its full disk must start again, or nobody would make room on it.
+        if measure(data_dir).free_bytes >= _NO_ROOM or not Reserve(data_dir / RESERVE_FILE, 0).release():
+            raise
+        database.create()
+
+
+def _ledger_advice(settings: Settings) -> str:
+    url = settings.node.database_url
+    if url.startswith("postgresql"):
+        return "check node.database_url, and that the database runs"
+    path = url.removeprefix("sqlite:///") if url else settings.node.data_dir / "ledger.sqlite"
+    return (
+        f"the ledger is the file {path}; see that the node's user may write it and its folder, and that the disk has "
+        "room; if it is damaged, keep it and the objects and restore it as docs/storage.md says"
+    )

@@ -29,9 +29,12 @@ from dicom_node.dataset_header import (
     require_whole,
     scan_header,
 )
+from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.group_commit import GroupCommit
-from dicom_node.instance_store import IncomingObject, InstanceStore
+from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
+from dicom_node.integrity import examine
+from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
@@ -62,11 +65,11 @@ class StorageScp:
         Commits received objects to `ledger`, those of several associations together.
     max_object_bytes
         A longer data set is read to its end, dropped, and answered A700.
-    min_free_bytes
-        Objects that come while less is free are answered A700.
     pace
         How fast objects of this source may come. What comes faster waits a little, and is answered A700 where that
         would be too long.
+    disks
+        Objects that come while one of them is above its high watermark are answered A700.
     """
 
     def __init__(
@@ -78,8 +81,8 @@ class StorageScp:
         ledger: ReceptionLedger,
         recorder: GroupCommit,
         max_object_bytes: int,
-        min_free_bytes: int,
         pace: Pace | None = None,
+        disks: DiskSpace,
     ) -> None:
         self._association = association
         self._association_id = association_id
@@ -87,9 +90,9 @@ class StorageScp:
         self._ledger = ledger
         self._recorder = recorder
         self._max_object_bytes = max_object_bytes
-        self._min_free_bytes = min_free_bytes
         self._pace = pace
         self._interrupted = threading.Event()
+        self._disks = disks
         self._facts = {
             "association": association_id,
             "calling_ae_title": association.request.calling_ae_title,
@@ -189,7 +192,7 @@ class StorageScp:
             raise DatasetMismatch("the command's SOP class is not that of the presentation context")
         if not command.has_data_set:
             raise DatasetMismatch("the command announces no data set")
-        if self._store.free_bytes() < self._min_free_bytes:
+        if self._disks.refusal() is not None:
             raise OutOfResources("disk watermark reached")
         reception.incoming = self._store.create(
             sop_class_uid=command.sop_class_uid,
@@ -245,7 +248,27 @@ class StorageScp:
             raise
         if recorded.outcome is RecordOutcome.DUPLICATE:
             self.duplicates += 1
-            self._store.delete(stored.key)
+            self._store.delete(self._superfluous(recorded.instance_id, stored))
+
+    def _superfluous(self, instance_id: int, again: StoredObject) -> str:
+        """Return the key of the file that is not needed of an object received twice: the first if it is no more sound.
+
+        Raises
+        ------
+        LedgerUnavailable
+            The sender tries again then; the file stays, where the ledger may name it.
+        """
+        kept = self._ledger.find_stored(instance_id)
+        if kept is None:
+            return again.key
+        examined = examine(self._store.path(kept.key), kept)
+        if examined.is_sound:
+            return again.key
+        new = StoredFile(key=again.key, size=again.size, dataset_offset=again.dataset_offset, digest=again.digest)
+        if not self._ledger.replace_file(instance_id, old_key=kept.key, new=new, reason=examined.reason):
+            return again.key
+        log.warning("A damaged object was received again and is sound now", extra={**self._facts, "key": again.key})
+        return kept.key
 
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)

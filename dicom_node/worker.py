@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from apscheduler.schedulers.background import BackgroundScheduler
 from dbos import DBOS
 from pydicom.dataset import Dataset
+from sqlalchemy import Engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
@@ -19,11 +20,14 @@ from dicom_node.app import heartbeat, only_one, stop_event
 from dicom_node.association_policy import host_names
 from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.disk_care import DiskCare
+from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
 from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
+from dicom_node.ledger.database import reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
@@ -55,6 +59,8 @@ def run_worker(settings: Settings, number: int) -> int:
     with open_state(settings) as state, only_one(settings.node.data_dir, f"worker-{number}"):
         name = f"{settings.node.name}:worker-{number}"
         processes = ProcessLedger(state.database, name=name, role="worker")
+        # The workflow engine's database too: what it can't write it then tries again, instead of failing the workflow.
+        reopen_after_faults(Engine)
         DBOS(
             config={
                 "name": "lowdose-node",
@@ -185,6 +191,7 @@ def _workflows(state: State) -> Workflows:
         rng=random.Random(),
     )
     model = load_model(settings)
+    disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=state.store.free_bytes)
     return Workflows(
         WorkflowParts(
             settings=settings,
@@ -195,6 +202,7 @@ def _workflows(state: State) -> Workflows:
                 model=model,
                 derivation=settings.derivation,
                 node_name=settings.node.name,
+                no_room=disks.refusal_of_derived,
             ),
             outcomes=OutcomeLedger(state.database),
             reporter=Reporter(
@@ -215,6 +223,7 @@ def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) 
         retention=RetentionLedger(state.database),
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,
+        care=DiskCare.of(state.settings, state.database, state.store),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text, update
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
@@ -89,6 +91,21 @@ class Database:
         with self._translated(), self.engine.connect().execution_options(ledger_begin="BEGIN") as connection:
             yield connection
 
+    def check(self) -> None:
+        """Have SQLite check its own pages; PostgreSQL looks after its.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the file is damaged, with what is wrong.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self.read() as connection:
+            found = connection.execute(text("PRAGMA quick_check(1)")).scalar()
+        if found != "ok":
+            raise LedgerUnavailable(f"ledger database: {str(found).strip().splitlines()[-1]}")
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
@@ -116,12 +133,48 @@ def _is_full(error: SQLAlchemyError) -> bool:
     return isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
+# After these the connection can't be trusted: it may hold a view of the log that the disk does not have, or a file
+# descriptor of a database that was replaced (sqlite.org/rescode.html).
+_REOPENED_AFTER = frozenset(
+    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PROTOCOL}
+)  # fmt: skip
+
+
+def reopen_after_faults(target: Engine | type[Engine]) -> None:
+    """Make SQLAlchemy open new SQLite connections after an error of the disk, as it does after one of the network.
+
+    Parameters
+    ----------
+    target
+        One engine, or `Engine` for all of the process. The workflow engine tries again for as long as it takes where
+        SQLAlchemy says that a connection was lost, and fails the workflow for good where it does not.
+    """
+
+    @event.listens_for(target, "handle_error")
+    def _lost(context: ExceptionContext) -> None:
+        cause = context.original_exception
+        code = getattr(cause, "sqlite_errorcode", None) if isinstance(cause, sqlite3.Error) else None
+        if code is not None and code & 0xFF in _REOPENED_AFTER:
+            context.is_disconnect = True
+            # SQLAlchemy closes the connection now, but SQLite keeps a closed one, and its lock, for as long as a
+            # statement of it lives: the cursor does in the error's traceback, until the garbage collector comes by.
+            with contextlib.suppress(sqlite3.Error, AttributeError):
+                if context.cursor is not None:
+                    context.cursor.close()
+            with contextlib.suppress(sqlite3.Error, AttributeError):
+                if context.connection is not None:
+                    context.connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
+
+
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_size=8, max_overflow=64, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
     engine = create_engine(
         url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
     )
+
+    reopen_after_faults(engine)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -40,6 +40,8 @@ class PendingObject:
     dataset_offset: int
     is_derived: bool
     in_doubt: bool
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,8 @@ class DeliveryLedger:
                 instance.c.dataset_offset,
                 instance.c.origin,
                 delivery_item.c.in_doubt,
+                instance.c.size,
+                instance.c.digest,
             )
             .join(delivery_item, delivery_item.c.instance_id == instance.c.id)
             .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.PENDING.value)
@@ -170,6 +174,8 @@ class DeliveryLedger:
                     dataset_offset=row.dataset_offset,
                     is_derived=row.origin == "derived",
                     in_doubt=row.in_doubt,
+                    size=row.size,
+                    digest=row.digest,
                 )
                 for row in connection.execute(query)
             ]

@@ -10,8 +10,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.database import Database, cut, record_event
-from dicom_node.ledger.schema import arrival, association, instance, rejection
+from dicom_node.ledger.schema import arrival, association, instance, object_check, rejection
 from dicom_node.states import ArrivalState, InstanceState
 
 MAX_REJECTIONS = 1000
@@ -219,6 +220,49 @@ class ReceptionLedger:
             reason=reason,
         )
         return Recorded(instance_id=instance_id, outcome=RecordOutcome.REVISION if revision else RecordOutcome.NEW)
+
+    def find_stored(self, instance_id: int) -> StoredFile | None:
+        """Return the file of an instance; None where it was purged or set aside, and none has to be there."""
+        query = select(instance.c.key, instance.c.size, instance.c.dataset_offset, instance.c.digest).where(
+            instance.c.id == instance_id, instance.c.state == InstanceState.STORED.value
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else StoredFile(**row._mapping)
+
+    def replace_file(self, instance_id: int, *, old_key: str, new: StoredFile, reason: str) -> bool:
+        """Let an instance have another file of the same data set; False if another process was first.
+
+        Raises
+        ------
+        LedgerUnavailable
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            changed = connection.execute(
+                update(instance)
+                .where(
+                    instance.c.id == instance_id,
+                    instance.c.key == old_key,
+                    instance.c.digest == new.digest,
+                    instance.c.state == InstanceState.STORED.value,
+                )
+                .values(key=new.key, size=new.size, dataset_offset=new.dataset_offset)
+            )
+            if changed.rowcount != 1:
+                return False
+            connection.execute(delete(object_check).where(object_check.c.instance_id == instance_id))
+            record_event(
+                connection,
+                instance,
+                instance_id,
+                at=now,
+                event_name="restore",
+                from_state=InstanceState.STORED.value,
+                to_state=InstanceState.STORED.value,
+                reason=f"received again; before, {reason}",
+            )
+        return True
 
     def record_quarantined(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, and_, exists, select
 
 from dicom_node.ledger.database import Database, change_state
-from dicom_node.ledger.schema import arrival, delivery, instance
-from dicom_node.states import DELIVERED, INSTANCE, ArrivalState, InstanceState
+from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance
+from dicom_node.states import INSTANCE, ArrivalState, DeliveryState, InstanceState, ItemState
 
 _BATCH = 500
 
@@ -24,27 +24,31 @@ class RetentionLedger:
         stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
         which `verify` names.
         """
-        before = self._database.now() - keep_s
-        delivered = [state.value for state in DELIVERED]
-        open_delivery = exists().where(
-            delivery.c.arrival_id == arrival.c.id,
-            delivery.c.state.not_in(delivered) | (delivery.c.finished_at > before) | delivery.c.finished_at.is_(None),
-        )
+        return [key for key, _ in self._purge(self._database.now() - keep_s, None, "retention")]
+
+    def purge_early(self, wanted_bytes: int) -> list[tuple[str, int]]:
+        """Mark delivered objects as purged before their time, those delivered first, until `wanted_bytes` are reached.
+
+        Returns the keys to delete with their sizes in bytes; none if nothing more can go. It takes them in batches:
+        call it again for more.
+        """
+        reason = "retention: the disk is above its high watermark"
+        return self._purge(self._database.now(), wanted_bytes, reason)
+
+    def _purge(self, before: float, wanted_bytes: int | None, reason: str) -> list[tuple[str, int]]:
         query = (
-            select(instance.c.id, instance.c.key)
+            select(instance.c.id, instance.c.key, instance.c.size)
             .join(arrival, arrival.c.id == instance.c.arrival_id)
-            .where(
-                instance.c.state == InstanceState.STORED.value,
-                arrival.c.state.in_([ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value]),
-                exists().where(delivery.c.arrival_id == arrival.c.id),
-                ~open_delivery,
-            )
-            .order_by(instance.c.id)
+            .where(is_deletable(before))
+            .order_by(*([] if wanted_bytes is None else [arrival.c.finished_at]), instance.c.id)
             .limit(_BATCH)
         )
+        purged: list[tuple[str, int]] = []
+        reached = 0
         with self._database.write() as connection:
-            rows = connection.execute(query).all()
-            for row in rows:
+            for row in connection.execute(query).all():
+                if wanted_bytes is not None and reached >= wanted_bytes:
+                    break
                 change_state(
                     connection,
                     instance,
@@ -53,6 +57,39 @@ class RetentionLedger:
                     InstanceState,
                     "purge",
                     at=self._database.now(),
-                    reason="retention",
+                    reason=reason,
                 )
-        return [row.key for row in rows]
+                purged.append((row.key, row.size))
+                reached += row.size
+        return purged
+
+
+_CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
+# Sent, and where commitment is asked for committed: what is on its way there is neither.
+_RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
+
+
+def is_deletable(before: float) -> ColumnElement[bool]:
+    """Return the condition under which an object may be deleted, for a query of `instance` joined with `arrival`.
+
+    Everything that retention deletes, early or not, passes here: the object lies in the store, its arrival is
+    concluded and has deliveries, each of them ended well before that time, and no delivery of any arrival has it
+    still to send, refused or cancelled.
+    """
+    not_released = exists().where(
+        delivery.c.arrival_id == arrival.c.id,
+        delivery.c.state.not_in(_RELEASED) | (delivery.c.finished_at > before) | delivery.c.finished_at.is_(None),
+    )
+    carrier = delivery.alias("carrier")
+    still_wanted = exists().where(
+        delivery_item.c.instance_id == instance.c.id,
+        delivery_item.c.delivery_id == carrier.c.id,
+        (delivery_item.c.state != ItemState.SENT.value) | carrier.c.state.not_in(_RELEASED),
+    )
+    return and_(
+        instance.c.state == InstanceState.STORED.value,
+        arrival.c.state.in_(_CONCLUDED),
+        exists().where(delivery.c.arrival_id == arrival.c.id),
+        ~not_released,
+        ~still_wanted,
+    )

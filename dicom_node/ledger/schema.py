@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -198,4 +198,29 @@ process = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", _Time, nullable=False),
     Column("seen_at", _Time, nullable=False),
+)
+
+# What reading the objects again found; the latest finding of each.
+object_check = Table(
+    "object_check",
+    metadata,
+    Column("instance_id", _Key, ForeignKey("instance.id"), primary_key=True, autoincrement=False),
+    Column("checked_at", _Time, nullable=False),
+    Column("finding", String(16), nullable=False),  # sound | missing | damaged | unreadable
+    Column("reason", String(1024)),
+    Index("object_check_at", "checked_at"),
+    Index("object_check_finding", "finding"),
+)
+
+# How full the disks of each machine were, for the forecast.
+disk_sample = Table(
+    "disk_sample",
+    metadata,
+    _key(),
+    Column("host", String(253), nullable=False),
+    Column("path", String(1024), nullable=False),
+    Column("at", _Time, nullable=False),
+    Column("free_bytes", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Index("disk_sample_at", "host", "path", "at"),
 )

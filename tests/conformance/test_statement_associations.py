@@ -218,7 +218,7 @@ CAUSES = {
         folder, associate_rq(calling="STRANGER")
     ),
     "the receiver is shutting down": _shut_down,
-    "less than receiver.min_free_mb is free in the data folder": lambda folder: _with(folder, min_free_mb=1 << 30),
+    "a disk of the node is above its high watermark ([storage])": lambda folder: _with(folder, min_free_mb=1 << 30),
     "receiver.max_associations are open already": _too_many,
     "the source asks for TLS, or for one of its certificates, and the sender came without": lambda folder: _with(
         folder, sources=[SourceSettings(name="x", ae_titles=("SENDER",), tls="required")]

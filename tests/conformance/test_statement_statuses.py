@@ -143,7 +143,7 @@ STORE_CASES: dict[str, Callable[[Path], Response]] = {
     "The node has the same SOP instance with other content: both are kept, nothing is overwritten.": lambda folder: (
         _twice(folder, data_set(UID, pixels=b"\5\6"), 2)
     ),
-    "Less than receiver.min_free_mb is free in the data folder.": lambda folder: _patched(
+    "A disk of the node is above its high watermark ([storage]).": lambda folder: _patched(
         folder, InstanceStore, "free_bytes", lambda self: 1000, min_free_mb=1
     ),
     "The data set is longer than receiver.max_object_mb.": lambda folder: _store(

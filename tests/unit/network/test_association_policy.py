@@ -29,7 +29,7 @@ REQUEST = AssociationRequest(
     application_context_name="1.2.840.10008.3.1.1.1",
     contexts=(),
 )
-IDLE = ReceiverLoad(associations=0, max_associations=2, free_bytes=10 << 20, min_free_bytes=1 << 20, is_stopping=False)
+IDLE = ReceiverLoad(associations=0, max_associations=2, no_room=None, is_stopping=False)
 SOURCE = SourceSettings(name="x", ae_titles=("XRAY1", "XRAY2"), hosts=("10.1.0.0/16",))
 
 
@@ -59,7 +59,7 @@ def judged(
         ({}, {"associations": 1}, None),
         ({}, {"associations": 2}, (2, 3, 2)),
         ({}, {"is_stopping": True}, (2, 3, 1)),
-        ({}, {"free_bytes": (1 << 20) - 1}, (2, 3, 1)),
+        ({}, {"no_room": "/data: 1 MB free"}, (2, 3, 1)),
         ({"calling_ae_title": "XRAY3"}, {"is_stopping": True, "associations": 9}, (1, 1, 3)),
     ],
 )
