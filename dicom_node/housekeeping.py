@@ -1,4 +1,4 @@
-"""Every periodic job of a worker (APScheduler): completing series, waking workflows, deadlines, takeover, retention."""
+"""Every periodic job of a worker (APScheduler): completing series, waking workflows, deadlines, takeover, probes, retention."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.series_watch import SeriesWatch
+from dicom_node.standing import StandingWatch
 from dicom_node.workflows import Workflows
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Housekeeping:
     workflows: Workflows
     processes: ProcessLedger
     retention: RetentionLedger
+    standing: StandingWatch
     store: InstanceStore
     keep_s: float
 
@@ -62,6 +64,8 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, 15.0),
+        ("probes", housekeeping.standing.probe, 1.0),
+        ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),
     ):
         scheduler.add_job(

@@ -70,7 +70,9 @@ class ItemOutcome:
     reason
         A plain sentence; empty where the status is Success and nothing is to be said.
     in_doubt
-        True if the object was on its way when the association was lost: the peer may have it.
+        True if the object was on its way when the association was lost, now or earlier: the peer may have it.
+    lost_on_its_way
+        True if that was in this attempt.
     """
 
     instance_id: int
@@ -78,6 +80,11 @@ class ItemOutcome:
     status: int | None
     reason: str
     in_doubt: bool = False
+    lost_on_its_way: bool = False
+
+
+class StopSending(Exception):
+    """Raised by `on_outcome`: the attempt ends in order, and what has no outcome yet is not sent now."""
 
 
 class StepState(enum.StrEnum):
@@ -111,7 +118,7 @@ class Destination(Protocol):
 
         Troubles of the network or of the peer become outcomes, not exceptions. What `on_outcome` raises (a ledger
         that can't be reached) ends the attempt and is passed on: an answer that can't be noted is not to be
-        followed by more.
+        followed by more. `StopSending` is passed on too, after a civil goodbye.
         """
 
     def probe(self) -> list[ProbeStep]:

@@ -12,7 +12,7 @@ from pydicom.uid import UID
 
 from config.settings import DestinationSettings
 from dicom_node.data_phase import PeerAborted
-from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, classify_status
+from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, StopSending, classify_status
 from dicom_node.destinations.explanations import Peer, explain_context, explain_failure, explain_status
 from dicom_node.destinations.probing import probe_peer
 from dicom_node.destinations.syntaxes import COMPRESSIONS, FALLBACK_SYNTAXES, compressed_syntax, offered_syntaxes
@@ -196,16 +196,24 @@ class StorageScu:
     ) -> tuple[int, TransientFailure | None]:
         """Return how many of `items` have an outcome, and what ended the association before the others had one."""
         reported = 0
+        stop: StopSending | None = None
         try:
             with association:
                 for item in items:
-                    on_outcome(self._store(association, item))
+                    outcome = self._store(association, item)
                     reported += 1
+                    try:
+                        on_outcome(outcome)
+                    except StopSending as error:
+                        stop = error
+                        break
         except TransientFailure as error:
-            if reported < len(items):
+            if reported < len(items) and stop is None:
                 return reported, error
             # Everything is answered: whether the goodbye was civil changes nothing.
             log.info("Association ended without a release", extra={"destination": self.name, "reason": str(error)})
+        if stop is not None:
+            raise stop
         return reported, None
 
     def _store(self, association: RequestedAssociation, item: DeliveryItem) -> ItemOutcome:
@@ -326,10 +334,19 @@ def _blame(item: DeliveryItem, loss: TransientFailure, reason: str) -> ItemOutco
     """
     is_valid = UID(item.sop_instance_uid).is_valid and UID(item.sop_class_uid).is_valid
     if is_valid or not isinstance(loss.__cause__, PeerAborted):
-        return _outcome(item, Outcome.RETRY, reason, in_doubt=True)
+        return _outcome(item, Outcome.RETRY, reason, in_doubt=True, lost_on_its_way=True)
     fault = f"{reason}; SOP Class or Instance UID of the object is invalid: {item.sop_instance_uid}"
-    return _outcome(item, Outcome.REFUSED, fault, in_doubt=True)
+    return _outcome(item, Outcome.REFUSED, fault, in_doubt=True, lost_on_its_way=True)
 
 
-def _outcome(item: DeliveryItem, outcome: Outcome, reason: str, *, in_doubt: bool = False) -> ItemOutcome:
-    return ItemOutcome(instance_id=item.instance_id, outcome=outcome, status=None, reason=reason, in_doubt=in_doubt)
+def _outcome(
+    item: DeliveryItem, outcome: Outcome, reason: str, *, in_doubt: bool = False, lost_on_its_way: bool = False
+) -> ItemOutcome:
+    return ItemOutcome(
+        instance_id=item.instance_id,
+        outcome=outcome,
+        status=None,
+        reason=reason,
+        in_doubt=in_doubt,
+        lost_on_its_way=lost_on_its_way,
+    )

@@ -6,7 +6,7 @@ from sqlalchemy import exists, select
 
 from dicom_node.ledger.database import Database, change_state
 from dicom_node.ledger.schema import arrival, delivery, instance
-from dicom_node.states import DELIVERED, INSTANCE, ArrivalState, InstanceState
+from dicom_node.states import FINISHED, INSTANCE, ArrivalState, InstanceState
 
 _BATCH = 500
 
@@ -20,12 +20,12 @@ class RetentionLedger:
     def purge_delivered(self, keep_s: float) -> list[str]:
         """Mark what has been delivered everywhere for `keep_s` seconds as purged; returns the keys to delete.
 
-        An arrival with any delivery that is pending, held, refused or abandoned keeps all its objects. The rows
+        An arrival with any delivery that is pending, held, refused, abandoned or cancelled keeps all its objects. The rows
         stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
         which `verify` names.
         """
         before = self._database.now() - keep_s
-        delivered = [state.value for state in DELIVERED]
+        delivered = [state.value for state in FINISHED]
         open_delivery = exists().where(
             delivery.c.arrival_id == arrival.c.id,
             delivery.c.state.not_in(delivered) | (delivery.c.finished_at > before) | delivery.c.finished_at.is_(None),
