@@ -162,7 +162,7 @@ class BreakerSettings(_Table):
     failures: int = Field(
         3, ge=1, le=1000, description="Attempts in a row without any answer after which the destination is down."
     )
-    probe_every_s: Seconds = Field(30.0, description="Time between two probes of a destination that is down, in seconds.")
+    probe_every_s: Seconds = Field(30.0, description="Time between two probes while it is down, in seconds.")
 
 
 class DestinationSettings(_Table):
@@ -194,11 +194,14 @@ class DestinationSettings(_Table):
         description="Compress originals too; false: enhanced images alone, and originals arrive byte for byte.",
     )
     objects_per_minute: float = Field(
-        0.0, ge=0, le=100_000, description="Most objects that are sent to it in a minute, over all workers; 0: no limit."
+        0.0,
+        ge=0,
+        le=100_000,
+        description="Most objects sent to it in a minute, over all workers; 0: no limit.",
     )
     failover: Name | None = Field(
         None,
-        description="Destination that gets what this one lacks while it is down. What went there is not sent here again.",
+        description="Destination that gets what this one lacks while it is down; that is not sent here again.",
     )
     failover_after_s: Seconds = Field(
         600.0, description="Time that the destination must be down before its deliveries go to failover, in seconds."

@@ -1,4 +1,4 @@
-"""Every periodic job of a worker (APScheduler): completing series, waking workflows, deadlines, takeover, probes, retention."""
+"""Every periodic job of a worker (APScheduler): series, workflows, deadlines, takeover, probes, retention."""
 
 from __future__ import annotations
 

@@ -62,15 +62,16 @@ class StandingWatch:
             log.info("Destination answers again", extra={"destination": name})
 
     def give_up_and_turn(self) -> None:
-        """Give up what has waited too long for a destination that is down, and hand over what its failover is to get."""
+        """Hand what waits for a destination that is down to its failover, and give up what has waited too long."""
         for line in self.standings.lines():
             settings = self.settings.get(line.name)
             if settings is None or line.state is not BreakerState.OPEN:
                 continue
             if settings.failover is not None and self.clock() - line.since >= settings.failover_after_s:
                 self._turn(line, settings.failover)
-            reason = f"{line.name} is down, and the delivery has waited for {settings.retry.max_age_h:g} h: {line.reason}"
-            for delivery_id in self.deliveries.abandon_waiting(line.name, settings.retry.max_age_h * 3600, reason):
+            max_age_h = settings.retry.max_age_h
+            reason = f"{line.name} is down, and the delivery has waited for {max_age_h:g} h: {line.reason}"
+            for delivery_id in self.deliveries.abandon_waiting(line.name, max_age_h * 3600, reason):
                 log.error(
                     "Delivery is a dead letter",
                     extra={"delivery": delivery_id, "destination": line.name, "alarm": "dead_letter"},

@@ -90,7 +90,7 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
     (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
-    # The operator's `queue cancel`, `queue release` and `queue reroute`; what is being sent ends with the object on its way.
+    # The operator's `queue cancel`, `queue release` and `queue reroute`.
     (DeliveryState.PENDING, "cancel"): DeliveryState.CANCELLED,
     (DeliveryState.SENDING, "cancel"): DeliveryState.CANCELLED,
     (DeliveryState.HELD, "cancel"): DeliveryState.CANCELLED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, insert, sel
 from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.database import Database, change_state, cut, record_event
 from dicom_node.ledger.operations import add_items, open_delivery
-from dicom_node.ledger.schema import arrival, association, delivery, delivery_item, enhancement, instance
-from dicom_node.states import ARRIVAL, ArrivalState, DeliveryState, InstanceState, ItemState
+from dicom_node.ledger.schema import arrival, association, enhancement, instance
+from dicom_node.states import ARRIVAL, ArrivalState, InstanceState
 
 
 class EnhancementDecision(enum.StrEnum):

@@ -354,7 +354,6 @@ class DeliveryLedger:
         destination: str | None = None,
         study: str | None = None,
         series: str | None = None,
-        numbers: Sequence[int] | None = None,
     ) -> list[DeliveryLine]:
         """Return deliveries for people to read, oldest first; `study` and `series` are UIDs of what was received."""
 
@@ -385,10 +384,18 @@ class DeliveryLedger:
             query = query.where(arrival.c.study_instance_uid == study)
         if series is not None:
             query = query.where(arrival.c.series_instance_uid == series)
-        if numbers is not None:
-            query = query.where(delivery.c.id.in_(numbers))
         with self._database.read() as connection:
             return [_line(row) for row in connection.execute(query.order_by(delivery.c.id))]
+
+    def knows(self, *, study: str | None = None, series: str | None = None) -> bool:
+        """Tell whether anything was received of a study or series."""
+        query = select(arrival.c.id).limit(1)
+        if study is not None:
+            query = query.where(arrival.c.study_instance_uid == study)
+        if series is not None:
+            query = query.where(arrival.c.series_instance_uid == series)
+        with self._database.read() as connection:
+            return connection.scalar(query) is not None
 
     def dead_letters(self) -> list[DeliveryLine]:
         """Return the deliveries that nobody tries any more."""

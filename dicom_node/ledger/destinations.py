@@ -9,7 +9,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, exists, select, update
+from sqlalchemy import ColumnElement, Connection, Table, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dicom_node.errors import OperationRefused
@@ -253,9 +253,7 @@ class DestinationLedger:
 
 def may_be_sent(*, even_if_down: bool = False) -> ColumnElement[bool]:
     """Return the condition that neither destination nor study of a delivery is on hold, nor the destination down."""
-    down = exists().where(
-        destination.c.name == delivery.c.destination, destination.c.state == BreakerState.OPEN.value
-    )
+    down = exists().where(destination.c.name == delivery.c.destination, destination.c.state == BreakerState.OPEN.value)
     of_destination = exists().where(
         hold.c.scope == HoldScope.DESTINATION.value, hold.c.subject == delivery.c.destination
     )
@@ -268,9 +266,10 @@ def may_be_sent(*, even_if_down: bool = False) -> ColumnElement[bool]:
     return free if even_if_down else ~down & free
 
 
-def _insert_once(connection: Connection, table: object) -> sqlite.Insert | postgresql.Insert:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()  # type: ignore[arg-type]
+def _insert_once(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def _require_row(connection: Connection, name: str, now: float) -> None:

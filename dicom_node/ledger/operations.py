@@ -81,9 +81,7 @@ class OperationLedger:
                 known: set[int] = set()
             else:
                 known = set(
-                    connection.scalars(
-                        select(delivery_item.c.instance_id).where(delivery_item.c.delivery_id == target)
-                    )
+                    connection.scalars(select(delivery_item.c.instance_id).where(delivery_item.c.delivery_id == target))
                 )
                 if left - known:
                     self._change(connection, target, "extend", "given more", said)

@@ -20,8 +20,8 @@ class RetentionLedger:
     def purge_delivered(self, keep_s: float) -> list[str]:
         """Mark what has been delivered everywhere for `keep_s` seconds as purged; returns the keys to delete.
 
-        An arrival with any delivery that is pending, held, refused, abandoned or cancelled keeps all its objects. The rows
-        stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
+        An arrival with any delivery that is pending, held, refused, abandoned or cancelled keeps all its objects. The
+        rows stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
         which `verify` names.
         """
         before = self._database.now() - keep_s
