@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from config.settings import (
+    BreakerSettings,
     DestinationSettings,
     PeerTlsSettings,
     RetrySettings,
@@ -35,7 +36,7 @@ LISTS: dict[str, type[BaseModel]] = {
     "destinations": DestinationSettings,
     "routes": RouteSettings,
 }
-TABLES_BELOW: dict[str, type[BaseModel]] = {"retry": RetrySettings, "tls": PeerTlsSettings}
+TABLES_BELOW: dict[str, type[BaseModel]] = {"retry": RetrySettings, "breaker": BreakerSettings, "tls": PeerTlsSettings}
 """Tables of a destination's own."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,7 @@ def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
                     Fault(path=f"{table}.name", value=repr(name), allowed=f"a name used once; it stands {count} times")
                 )
     known = [str(entry.get("name")) for entry in _entries(raw, "destinations")]
+    faults += _failover_faults(_entries(raw, "destinations"), known)
     for index, route in enumerate(_entries(raw, "routes")):
         faults += _unknown_destinations(f"routes[{index}].destinations", route, known)
         if route.get("name") == FALLBACK:
@@ -223,6 +224,26 @@ def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
         faults += _unknown_destinations("fallback.destinations", fallback, known)
     faults += _tls_faults(raw)
     return faults
+
+
+def _failover_faults(destinations: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Iterator[Fault]:
+    following = {str(entry.get("name")): entry.get("failover") for entry in destinations}
+    for index, (name, failover) in enumerate(following.items()):
+        if not isinstance(failover, str):
+            continue
+        path = f"destinations[{index}].failover"
+        if failover not in known:
+            allowed = f"the name of another destination; known are {', '.join(known)}"
+            yield Fault(path=path, value=repr(failover), allowed=allowed)
+            continue
+        passed = [name]
+        following_one: object = failover
+        while isinstance(following_one, str) and following_one not in passed:
+            passed.append(following_one)
+            following_one = following.get(following_one)
+        if following_one == name:
+            around = " -> ".join([*passed, name])
+            yield Fault(path=path, value=repr(failover), allowed=f"no circle, and this is one: {around}")
 
 
 def _unknown_destinations(path: str, table: Mapping[str, Any], known: list[str]) -> Iterator[Fault]:

@@ -280,6 +280,15 @@ class RetrySettings(_Table):
     )
 
 
+class BreakerSettings(_Table):
+    """When a destination counts as down: nothing is sent to it then until it answers a probe (C-ECHO)."""
+
+    failures: int = Field(
+        3, ge=1, le=1000, description="Attempts in a row without any answer after which the destination is down."
+    )
+    probe_every_s: Seconds = Field(30.0, description="Time between two probes while it is down, in seconds.")
+
+
 class DestinationSettings(_Table):
     """A PACS or another storage SCP that receives what routes send to it."""
 
@@ -308,8 +317,22 @@ class DestinationSettings(_Table):
         False,
         description="Compress originals too; false: enhanced images alone, and originals arrive byte for byte.",
     )
+    objects_per_minute: float = Field(
+        0.0,
+        ge=0,
+        le=100_000,
+        description="Most objects sent to it in a minute, over all workers; 0: no limit.",
+    )
+    failover: Name | None = Field(
+        None,
+        description="Destination that gets what this one lacks while it is down; that is not sent here again.",
+    )
+    failover_after_s: Seconds = Field(
+        600.0, description="Time that the destination must be down before its deliveries go to failover, in seconds."
+    )
     retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
     tls: PeerTlsSettings = Field(PeerTlsSettings(), description="DICOM over TLS.")
+    breaker: BreakerSettings = Field(BreakerSettings(), description="When it counts as down.")
 
 
 class Content(enum.StrEnum):

@@ -25,13 +25,13 @@ from rich.text import Text
 from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
-from config.settings import Settings
 from dicom_node import __version__, diagnosis, disk_reports, reports, sending
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
+from dicom_node.command_options import AsJson, ConfigFile
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.disk_care import disk_report
@@ -40,9 +40,9 @@ from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.ledger.checks import CheckLedger
 from dicom_node.logs import hook_exceptions
 from dicom_node.part10 import open_part10
+from dicom_node.queue_commands import queue
 from dicom_node.routing import SenderFacts, source_name
-from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
-from dicom_node.states import DeliveryState
+from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
 from dicom_node.verification import verify as verify_state
 
 
@@ -58,16 +58,9 @@ commands = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-queue = typer.Typer(help="What waits for a destination, and what it refused.", no_args_is_help=True)
 route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
 commands.add_typer(route, name="route")
-
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Settings file.", metavar="FILE")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output and nothing else.")]
-
-# What `queue list` shows unless asked for more: everything that is not done.
-OPEN_STATES = [s for s in DeliveryState if s not in (DeliveryState.SENT, DeliveryState.COMMITTED)]
 
 
 class RoleName(StrEnum):
@@ -240,6 +233,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
         found = state.balance.status()
         disks = disk_report(settings, state.database, settings.node.data_dir)
         checks = CheckLedger(state.database).summary()
+        holds, standings = state.standings.holds(), state.standings.lines()
     certificates = expiries(settings, time.time())
     if as_json:
         _print_json(
@@ -248,11 +242,14 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
                 "certificates": [asdict(one) for one in certificates],
                 "disks": disks,
                 "object_checks": asdict(checks),
+                "holds": [reports.hold_as_json(hold) for hold in holds],
+                "destinations": [reports.standing_as_json(line) for line in standings],
+                "alarms": reports.alarms(found, standings),
             }
         )
     else:
         console = Console()
-        reports.show_status(console, found, state.store.path)
+        reports.show_status(console, found, state.store.path, holds=holds, standings=standings)
         reports.show_certificates(console, certificates, settings.tls.warn_days)
         disk_reports.show_disks(console, disks)
         disk_reports.show_checks(console, checks, time.time())
@@ -300,65 +297,12 @@ def verify(
     return EXIT_OK if found.ok else EXIT_FOUND_FAULTS
 
 
-@queue.command("list")
-def queue_list(
-    config: ConfigFile,
-    show_all: Annotated[bool, typer.Option("--all", help="Also what has been delivered.")] = False,
-    destination: Annotated[str | None, typer.Option(help="Only this destination.")] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Show the deliveries that wait, are refused or were given up."""
-    settings = load_settings(config)
-    with open_state(settings) as state:
-        _require_destination(settings, state, destination)
-        lines = state.deliveries.lines(states=None if show_all else OPEN_STATES, destination=destination)
-    if as_json:
-        _print_json({"deliveries": [reports.line_as_json(line) for line in lines]})
-    else:
-        reports.show_queue(Console(), lines, time.time())
-    return EXIT_OK
-
-
-@queue.command("retry")
-def queue_retry(
-    config: ConfigFile,
-    numbers: Annotated[list[int] | None, typer.Argument(help="Deliveries by number.", metavar="[NUMBER]...")] = None,
-    destination: Annotated[str | None, typer.Option(help="Everything that this destination does not have.")] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Try deliveries again now: refused, given up, held, or waiting for their next attempt."""
-    if not numbers and destination is None:
-        raise OperationRefused("name deliveries by number (`dicom-node queue list`), or --destination NAME")
-    settings = load_settings(config)
-    with open_state(settings) as state:
-        _require_destination(settings, state, destination)
-        wanted = list(numbers or [])
-        if destination is not None:
-            again = [s for s in OPEN_STATES if s not in (DeliveryState.SENDING, DeliveryState.COMMITTING)]
-            wanted += [line.delivery_id for line in state.deliveries.lines(states=again, destination=destination)]
-        wanted = list(dict.fromkeys(wanted))
-        state.deliveries.requeue(*wanted, reason="asked for by queue retry")
-    if as_json:
-        _print_json({"requeued": wanted})
-    else:
-        print(f"{len(wanted)} {'delivery is' if len(wanted) == 1 else 'deliveries are'} tried again now.")
-    return EXIT_OK
-
-
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
         return False
     return True
-
-
-def _require_destination(settings: Settings, state: State, name: str | None) -> None:
-    """Refuse a name that neither the settings nor the ledger know: its queue would look empty."""
-    known = {destination.name for destination in settings.destinations}
-    if name is None or name in known or state.deliveries.lines(destination=name):
-        return
-    raise OperationRefused(f"no destination {name!r}; known are {', '.join(sorted(known)) or 'none'}")
 
 
 @route.command("test")

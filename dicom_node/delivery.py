@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.settings import DestinationSettings
-from dicom_node.destinations.base import DeliveryItem, Destination, ItemOutcome, Outcome, give_up, retry_after
+from dicom_node.destinations.base import (
+    DeliveryItem,
+    Destination,
+    ItemOutcome,
+    Outcome,
+    Silence,
+    StopSending,
+    give_up,
+    retry_after,
+)
 from dicom_node.errors import LedgerUnavailable, describe
 from dicom_node.instance_store import InstanceStore
 from dicom_node.integrity import Finding, examine
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
-from dicom_node.states import DeliveryState, ItemState
+from dicom_node.ledger.destinations import DestinationLedger
+from dicom_node.states import DEAD_LETTERS, DeliveryState, ItemState
 
 log = logging.getLogger(__name__)
 
 _ITEM_STATE = {Outcome.SENT: ItemState.SENT, Outcome.REFUSED: ItemState.REFUSED, Outcome.RETRY: ItemState.PENDING}
+
+
+# An association is kept open for so long between two objects where the rate is limited; peers hang up after some 30 s.
+LONGEST_PAUSE_S = 5.0
+STOPPED = "stopped by an operator"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +44,8 @@ class Courier:
     ----------
     ledger
         The deliveries.
+    standings
+        How the destinations stand: which is down, and how fast each may be sent to.
     store
         Where the objects lie.
     settings, destinations
@@ -36,14 +54,18 @@ class Courier:
         Seconds since the epoch.
     rng
         Draws the jitter of retries.
+    pause
+        Waits for a number of seconds.
     """
 
     ledger: DeliveryLedger
+    standings: DestinationLedger
     store: InstanceStore
     settings: Mapping[str, DestinationSettings]
     destinations: Mapping[str, Destination]
     clock: Callable[[], float]
     rng: random.Random
+    pause: Callable[[float], None] = time.sleep
 
     def partition(self, delivery: Delivery) -> str:
         """Return the queue partition of a delivery: each destination has as many as associations are allowed."""
@@ -60,50 +82,55 @@ class Courier:
         settings = self.settings.get(delivery.destination)
         if destination is None or settings is None:
             return self.ledger.refuse(
-                delivery_id, f"no destination {delivery.destination!r} in the settings any more; add it and retry"
-            )
-        failures: list[str] = []
-
-        def note(outcome: ItemOutcome) -> None:
-            if outcome.outcome is Outcome.RETRY:
-                failures.append(outcome.reason)
-            self.ledger.record_item(
                 delivery_id,
-                outcome.instance_id,
-                _ITEM_STATE[outcome.outcome],
-                status=outcome.status,
-                reason=outcome.reason or None,
-                in_doubt=outcome.in_doubt,
+                f"no destination {delivery.destination!r} in the settings any more; add it and retry, or reroute it",
             )
-
+        attempt = _Attempt(self, delivery, settings)
+        left = self.ledger.take_objects(delivery_id)
         try:
-            sound = self._sound(delivery_id, self.ledger.take_objects(delivery_id), note)
+            sound = self._sound(delivery_id, left, attempt.note)
             if sound:
-                destination.deliver([self._item(pending) for pending in sound], on_outcome=note)
+                attempt.wait_for_turn()
+                destination.deliver([self._item(pending) for pending in sound], on_outcome=attempt.note)
         except LedgerUnavailable:
             raise
+        except StopSending as stop:
+            untouched = [o.instance_id for o in left if o.instance_id not in attempt.noted and not o.in_doubt]
+            state = self.ledger.put_back(
+                delivery_id, str(stop), attempt=delivery.attempts, in_s=attempt.turn_in_s, untouched=untouched
+            )
+            log.info("Delivery stopped half-way", extra={"delivery": delivery_id, "reason": str(stop)})
+            return state
         except Exception as error:
             # The top of this attempt: an error that nobody foresaw is tried again like a transient one, until the
             # delivery's maximum age.
             log.exception("Delivery failed by an unforeseen error", extra={"delivery": delivery_id})
-            failures.append(f"unforeseen {describe(error)}")
-        failure = failures[0] if failures else None
+            attempt.failures.append(f"unforeseen {describe(error)}")
+        else:
+            attempt.judge_destination()
+        return self._settle(delivery, settings, attempt.failures[0] if attempt.failures else None)
+
+    def _settle(self, delivery: Delivery, settings: DestinationSettings, failure: str | None) -> DeliveryState:
         over = give_up(self.clock() - delivery.created_at, settings.retry)
         retry_in_s = None if over else retry_after(max(1, delivery.attempts), settings.retry, self.rng)
-        state = self.ledger.settle(delivery_id, failure=failure, retry_in_s=retry_in_s)
+        state = self.ledger.settle(
+            delivery.delivery_id, failure=failure, retry_in_s=retry_in_s, attempt=delivery.attempts
+        )
         extra = {
-            "delivery": delivery_id,
+            "delivery": delivery.delivery_id,
             "destination": delivery.destination,
             "state": state.value,
             "attempt": delivery.attempts,
-            "reason": self.ledger.get(delivery_id).reason,
+            "reason": self.ledger.get(delivery.delivery_id).reason,
         }
         if state is DeliveryState.SENT:
             log.info("Delivered", extra=extra)
         elif state is DeliveryState.PENDING:
             log.warning("Delivery is tried again", extra={**extra, "retry_in_s": round(retry_in_s or 0.0, 1)})
+        elif state in DEAD_LETTERS:
+            log.error("Delivery is a dead letter", extra={**extra, "alarm": "dead_letter"})
         else:
-            log.error("Delivery is a dead letter", extra=extra)
+            log.info("Delivery stopped", extra=extra)
         return state
 
     def _sound(
@@ -144,3 +171,74 @@ class Courier:
             is_derived=pending.is_derived,
             in_doubt=pending.in_doubt,
         )
+
+
+class _Attempt:
+    """What one attempt has come to so far."""
+
+    def __init__(self, courier: Courier, delivery: Delivery, settings: DestinationSettings) -> None:
+        self.failures: list[str] = []
+        self.noted: set[int] = set()
+        self.turn_in_s = 0.0
+        self._courier = courier
+        self._delivery = delivery
+        self._settings = settings
+        self._is_answered = False
+        self._silences: set[Silence] = set()
+
+    def note(self, outcome: ItemOutcome) -> None:
+        """Write down what became of one object; StopSending where the next one is not to be sent now."""
+        self.noted.add(outcome.instance_id)
+        if outcome.outcome is Outcome.RETRY:
+            self.failures.append(outcome.reason)
+        self._is_answered |= outcome.status is not None
+        if outcome.silence is not None:
+            self._silences.add(outcome.silence)
+        goes_on = self._courier.ledger.record_item(
+            self._delivery.delivery_id,
+            outcome.instance_id,
+            _ITEM_STATE[outcome.outcome],
+            status=outcome.status,
+            reason=outcome.reason or None,
+            in_doubt=outcome.in_doubt,
+            attempt=self._delivery.attempts,
+        )
+        if outcome.status is None:
+            # Nothing was answered: the rest is not sent, but told of.
+            return
+        if not goes_on:
+            raise StopSending(STOPPED)
+        self.wait_for_turn()
+
+    def wait_for_turn(self) -> None:
+        """Wait until another object may be sent; StopSending if that takes longer than an association is held open."""
+        rate = self._settings.objects_per_minute
+        if not rate:
+            return
+        has_turn, wait_s = self._courier.standings.take_turn(
+            self._delivery.destination, rate, longest_wait_s=LONGEST_PAUSE_S
+        )
+        if not has_turn:
+            self.turn_in_s = wait_s
+            raise StopSending(f"{rate:g} objects a minute are sent to {self._delivery.destination}")
+        if wait_s > 0:
+            self._courier.pause(wait_s)
+
+    def judge_destination(self) -> None:
+        """Write down whether the destination answered at all."""
+        name, standings = self._delivery.destination, self._courier.standings
+        if self._is_answered:
+            if standings.note_answer(name):
+                log.info("Destination answers again", extra={"destination": name})
+        elif self._silences and standings.note_silence(
+            name,
+            self._delivery.delivery_id,
+            self.failures[0],
+            sent_something=Silence.LOST in self._silences,
+            limit=self._settings.breaker.failures,
+            probe_in_s=self._settings.breaker.probe_every_s,
+        ):
+            log.error(
+                "Destination is down",
+                extra={"destination": name, "reason": self.failures[0], "alarm": "destination_down"},
+            )

@@ -1,4 +1,4 @@
-"""Every periodic job of a worker (APScheduler): series, workflows, deadlines, takeover, retention, disks."""
+"""Every periodic job of a worker (APScheduler): series, workflows, deadlines, takeover, probes, retention, disks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.series_watch import SeriesWatch
+from dicom_node.standing import StandingWatch
 from dicom_node.workflows import Workflows
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Housekeeping:
     workflows: Workflows
     processes: ProcessLedger
     retention: RetentionLedger
+    standing: StandingWatch
     store: InstanceStore
     keep_s: float
     care: DiskCare
@@ -64,6 +66,8 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, 15.0),
+        ("probes", housekeeping.standing.probe, 1.0),
+        ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),
         *housekeeping.care.jobs,
     ):

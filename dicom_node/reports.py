@@ -18,15 +18,25 @@ from dicom_node.certificates import Expiry
 from dicom_node.forecast import Forecast
 from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
+from dicom_node.ledger.destinations import DestinationLine, Hold
 from dicom_node.ledger.processes import DEAD_AFTER_S
 from dicom_node.routing import RouteTrial
 from dicom_node.sending import Trouble
-from dicom_node.states import DEAD_LETTERS
+from dicom_node.states import DEAD_LETTERS, BreakerState
 from dicom_node.verification import Verification
 
 
-def show_status(console: Console, status: NodeStatus, locate: Callable[[str], Path]) -> None:
+def show_status(
+    console: Console,
+    status: NodeStatus,
+    locate: Callable[[str], Path],
+    *,
+    holds: Sequence[Hold] = (),
+    standings: Sequence[DestinationLine] = (),
+) -> None:
     """Print what `dicom-node status` found; `locate` gives the file of a key of the instance store."""
+    for alarm in alarms(status, standings):
+        _say(console, f"ALARM {alarm['alarm']}: {alarm['sentence']}", style="bold red")
     processes = _table("process", "state", "pid", "host", "last seen")
     for row in status.processes:
         state = "running" if row["silent_s"] < DEAD_AFTER_S else "SILENT"
@@ -42,6 +52,7 @@ def show_status(console: Console, status: NodeStatus, locate: Callable[[str], Pa
         console.print(deliveries)
     if any(counts.get(state.value) for counts in status.deliveries.values() for state in DEAD_LETTERS):
         _say(console, "Nobody tries the refused and abandoned ones any more: dicom-node queue list -c FILE says why")
+    _show_holds(console, holds)
     if status.oldest_pending_s is not None:
         _say(console, f"Oldest delivery that waits: {status.oldest_pending_s:.0f} s")
     for uid in status.unrouted:
@@ -67,7 +78,7 @@ def show_certificates(console: Console, certificates: Sequence[Expiry], warn_day
 
 def show_verification(console: Console, found: Verification) -> None:
     """Print what `dicom-node verify` found."""
-    table = _table("", "received", "delivered", "in work", "of them dead letters", "quarantined")
+    table = _table("", "received", "delivered", "in work", "of them dead letters", "quarantined", "cancelled")
     for name, count in [("all", found.balance.total), *sorted(found.balance.days.items())]:
         table.add_row(name, *_fields(count))
     console.print(table)
@@ -83,10 +94,64 @@ def show_verification(console: Console, found: Verification) -> None:
     console.print("Nothing is lost." if found.ok else Text("Something is missing; see above.", style="bold red"))
 
 
-def show_queue(console: Console, lines: Sequence[DeliveryLine], now: float) -> None:
+def alarms(status: NodeStatus, standings: Sequence[DestinationLine]) -> list[dict[str, Any]]:
+    """Return what an operator has to look after: ``alarm`` (a stable name), ``destination`` and ``sentence``.
+
+    ``destination_down``: nothing is sent to it until it answers; ``dead_letter``: it refused something, or deliveries
+    were given up.
+    """
+    found = []
+    for line in standings:
+        if line.state is BreakerState.OPEN:
+            sentence = f"{line.name} is down since {_local(line.since)}: {line.reason}"
+            found.append({"alarm": "destination_down", "destination": line.name, "sentence": sentence})
+    for name, counts in status.deliveries.items():
+        if number := sum(counts.get(state.value, 0) for state in DEAD_LETTERS):
+            what = "delivery" if number == 1 else "deliveries"
+            sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name}"
+            found.append({"alarm": "dead_letter", "destination": name, "sentence": sentence})
+    return found
+
+
+def _show_holds(console: Console, holds: Sequence[Hold]) -> None:
+    for hold in holds:
+        _say(console, f"On hold since {_local(hold.at)}: {hold.scope} {hold.subject} ({hold.reason})", style="yellow")
+
+
+def hold_as_json(hold: Hold) -> dict[str, Any]:
+    """Return a hold as `status --json` and `queue list --json` print it."""
+    return {"scope": hold.scope.value, "subject": hold.subject, "at": hold.at, "reason": hold.reason}
+
+
+def standing_as_json(line: DestinationLine) -> dict[str, Any]:
+    """Return how a destination stands as `status --json` prints it; those that were never in trouble are left out."""
+    return {
+        "destination": line.name,
+        "breaker": line.state.value,
+        "since": line.since,
+        "reason": line.reason,
+        "failures": line.failures,
+        "probe_at": line.probe_at,
+    }
+
+
+def show_queue(
+    console: Console,
+    lines: Sequence[DeliveryLine],
+    now: float,
+    *,
+    holds: Sequence[Hold] = (),
+    standings: Sequence[DestinationLine] = (),
+) -> None:
     """Print what `dicom-node queue list` found."""
+    _show_holds(console, holds)
+    stopped = {hold.subject: "on hold" for hold in holds}
+    stopped |= {line.name: f"{line.name} is down" for line in standings if line.state is BreakerState.OPEN}
     for line in lines:
-        wait = f", next in {max(0.0, line.next_attempt_at - now):.0f} s" if line.state.value == "pending" else ""
+        wait = ""
+        if line.state.value == "pending":
+            wait = stopped.get(line.study_instance_uid) or stopped.get(line.destination) or ""
+            wait = f", waits: {wait}" if wait else f", next in {max(0.0, line.next_attempt_at - now):.0f} s"
         head = Text(f"{line.delivery_id}  {line.destination}  {line.state.value}", style="bold")
         tries = f"{line.attempts} {'try' if line.attempts == 1 else 'tries'}"
         head.append(
@@ -225,4 +290,5 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _fields(count: Count) -> list[str]:
-    return [str(n) for n in (count.received, count.delivered, count.in_work, count.dead_letters, count.quarantined)]
+    shown = (count.received, count.delivered, count.in_work, count.dead_letters, count.quarantined, count.cancelled)
+    return [str(number) for number in shown]

@@ -17,6 +17,8 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
+from dicom_node.ledger.destinations import DestinationLedger
+from dicom_node.ledger.operations import OperationLedger
 
 log = logging.getLogger(__name__)
 # SQLite opens its log's index with 32 KB, and the log itself a page at a time.
@@ -56,6 +58,16 @@ class State:
     def deliveries(self) -> DeliveryLedger:
         """The ledger's side that delivers."""
         return DeliveryLedger(self.database)
+
+    @property
+    def standings(self) -> DestinationLedger:
+        """The ledger's side that knows how destinations stand."""
+        return DestinationLedger(self.database)
+
+    @property
+    def operations(self) -> OperationLedger:
+        """The ledger's side that an operator works on."""
+        return OperationLedger(self.database)
 
 
 def _close_to_others(data_dir: Path) -> None:

@@ -38,6 +38,17 @@ class DeliveryState(enum.StrEnum):
     REFUSED = "refused"
     HELD = "held"
     ABANDONED = "abandoned"
+    CANCELLED = "cancelled"
+    REROUTED = "rerouted"
+
+
+class BreakerState(enum.StrEnum):
+    """Whether a destination is tried."""
+
+    CLOSED = "closed"
+    """It is: an answer came at the last attempt, or too few attempts in a row had none."""
+    OPEN = "open"
+    """It is not, until it answers a probe."""
 
 
 class ItemState(enum.StrEnum):
@@ -48,7 +59,7 @@ class ItemState(enum.StrEnum):
     REFUSED = "refused"
 
 
-State = TypeVar("State", InstanceState, ArrivalState, DeliveryState)
+State = TypeVar("State", InstanceState, ArrivalState, DeliveryState, BreakerState)
 Transitions = Mapping[tuple[State, str], State]
 
 INSTANCE: Transitions[InstanceState] = {
@@ -70,17 +81,46 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.SENDING, "begin"): DeliveryState.SENDING,
     (DeliveryState.SENDING, "succeed"): DeliveryState.SENT,
     (DeliveryState.SENDING, "retry"): DeliveryState.PENDING,
+    # The last object arrived while an operator put it on hold, or cancelled it.
+    (DeliveryState.HELD, "succeed"): DeliveryState.SENT,
+    (DeliveryState.CANCELLED, "succeed"): DeliveryState.SENT,
     (DeliveryState.SENDING, "refuse"): DeliveryState.REFUSED,
     (DeliveryState.SENDING, "hold"): DeliveryState.HELD,
     (DeliveryState.PENDING, "hold"): DeliveryState.HELD,
     (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
     (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
+    # The operator's `queue cancel`, `queue release` and `queue reroute`.
+    (DeliveryState.PENDING, "cancel"): DeliveryState.CANCELLED,
+    (DeliveryState.SENDING, "cancel"): DeliveryState.CANCELLED,
+    (DeliveryState.HELD, "cancel"): DeliveryState.CANCELLED,
+    (DeliveryState.REFUSED, "cancel"): DeliveryState.CANCELLED,
+    (DeliveryState.ABANDONED, "cancel"): DeliveryState.CANCELLED,
+    (DeliveryState.HELD, "release"): DeliveryState.PENDING,
+    (DeliveryState.PENDING, "reroute"): DeliveryState.REROUTED,
+    (DeliveryState.HELD, "reroute"): DeliveryState.REROUTED,
+    (DeliveryState.REFUSED, "reroute"): DeliveryState.REROUTED,
+    (DeliveryState.ABANDONED, "reroute"): DeliveryState.REROUTED,
+    (DeliveryState.CANCELLED, "reroute"): DeliveryState.REROUTED,
+    # Objects were added: originals to be sent again, or what was rerouted from another destination.
+    (DeliveryState.PENDING, "extend"): DeliveryState.PENDING,
+    (DeliveryState.HELD, "extend"): DeliveryState.HELD,
+    (DeliveryState.SENT, "extend"): DeliveryState.PENDING,
+    (DeliveryState.COMMITTED, "extend"): DeliveryState.PENDING,
+    (DeliveryState.REFUSED, "extend"): DeliveryState.PENDING,
+    (DeliveryState.ABANDONED, "extend"): DeliveryState.PENDING,
+    (DeliveryState.CANCELLED, "extend"): DeliveryState.PENDING,
+    (DeliveryState.REROUTED, "extend"): DeliveryState.PENDING,
     # The operator's `queue retry`.
     (DeliveryState.REFUSED, "requeue"): DeliveryState.PENDING,
     (DeliveryState.ABANDONED, "requeue"): DeliveryState.PENDING,
     (DeliveryState.HELD, "requeue"): DeliveryState.PENDING,
     (DeliveryState.PENDING, "requeue"): DeliveryState.PENDING,
+    (DeliveryState.CANCELLED, "requeue"): DeliveryState.PENDING,
+}
+BREAKER: Transitions[BreakerState] = {
+    (BreakerState.CLOSED, "open"): BreakerState.OPEN,
+    (BreakerState.OPEN, "close"): BreakerState.CLOSED,
 }
 
 DELIVERED = frozenset({DeliveryState.SENT, DeliveryState.COMMITTING, DeliveryState.COMMITTED})

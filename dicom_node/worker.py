@@ -29,6 +29,8 @@ from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
 from dicom_node.ledger.database import reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
+from dicom_node.ledger.destinations import DestinationLedger
+from dicom_node.ledger.operations import OperationLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
@@ -37,6 +39,7 @@ from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
 from dicom_node.series_watch import SeriesWatch
+from dicom_node.standing import StandingWatch
 from dicom_node.state import EXIT_OK, State, open_state
 from dicom_node.workflows import WorkflowParts, Workflows
 from model.denoiser import Denoiser
@@ -73,12 +76,13 @@ def run_worker(settings: Settings, number: int) -> int:
         )
         # The engine installs a handler of its own; its lines shall look like ours.
         logging.getLogger("dbos").handlers.clear()
-        workflows = _workflows(state)
+        courier = _courier(state)
+        workflows = _workflows(state, courier)
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
             scheduler = BackgroundScheduler(timezone="UTC")
-            schedule_jobs(scheduler, _housekeeping(state, workflows, processes))
+            schedule_jobs(scheduler, _housekeeping(state, workflows, courier, processes))
             scheduler.start()
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
@@ -167,7 +171,23 @@ def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None
         return None
 
 
-def _workflows(state: State) -> Workflows:
+def _courier(state: State) -> Courier:
+    settings = state.settings
+    return Courier(
+        ledger=DeliveryLedger(state.database),
+        standings=DestinationLedger(state.database),
+        store=state.store,
+        settings={d.name: d for d in settings.destinations},
+        destinations={
+            d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
+            for d in settings.destinations
+        },
+        clock=time.time,
+        rng=random.Random(),
+    )
+
+
+def _workflows(state: State, courier: Courier) -> Workflows:
     settings = state.settings
     arrivals = ArrivalLedger(state.database)
     find_by_instance = route_finder(state)
@@ -179,17 +199,6 @@ def _workflows(state: State) -> Workflows:
             # The route was renamed or removed while the series was in work.
             return find_by_instance(arrivals.first_instance(arrival.arrival_id))
 
-    courier = Courier(
-        ledger=DeliveryLedger(state.database),
-        store=state.store,
-        settings={d.name: d for d in settings.destinations},
-        destinations={
-            d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
-            for d in settings.destinations
-        },
-        clock=time.time,
-        rng=random.Random(),
-    )
     model = load_model(settings)
     disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=state.store.free_bytes)
     return Workflows(
@@ -214,13 +223,21 @@ def _workflows(state: State) -> Workflows:
     )
 
 
-def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) -> Housekeeping:
+def _housekeeping(state: State, workflows: Workflows, courier: Courier, processes: ProcessLedger) -> Housekeeping:
     watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=time.time)
     return Housekeeping(
         watch=watch,
         workflows=workflows,
         processes=processes,
         retention=RetentionLedger(state.database),
+        standing=StandingWatch(
+            standings=courier.standings,
+            deliveries=courier.ledger,
+            operations=OperationLedger(state.database),
+            settings=courier.settings,
+            destinations=courier.destinations,
+            clock=courier.clock,
+        ),
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,
         care=DiskCare.of(state.settings, state.database, state.store),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -248,11 +249,10 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
         try:
-            self._parts.deliveries.begin(delivery_id, attempt)
+            return self._parts.deliveries.begin(delivery_id, attempt)
         except IllegalTransition as error:
             log.info("Nothing to deliver", extra={"delivery": delivery_id, "reason": str(error)})
             return False
-        return True
 
     @_step
     def _send(self, delivery_id: int) -> str:
@@ -265,14 +265,16 @@ class Workflows(DBOSConfiguredInstance):
         """Enqueue what the ledger says is to be done now. Doing it twice is harmless."""
         wanted: set[str] = set()
         for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE):
-            if arrival.route is not None:
-                wanted.add(self._wake_arrival(arrival))
+            with _alone("arrival", arrival.arrival_id):
+                if arrival.route is not None:
+                    wanted.add(self._wake_arrival(arrival))
         for delivery in self._parts.deliveries.due():
-            wanted.add(self._wake_delivery(delivery))
+            with _alone("delivery", delivery.delivery_id):
+                wanted.add(self._wake_delivery(delivery))
         self._woken &= wanted
 
     def _wake_arrival(self, arrival: Arrival) -> str:
-        workflow_id = f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
+        workflow_id = _enhancing(arrival)
         if workflow_id not in self._woken:
             with SetWorkflowID(workflow_id):
                 DBOS.enqueue_workflow(ENHANCE_QUEUE, self.enhance_series, arrival.arrival_id, arrival.attempts)
@@ -315,27 +317,33 @@ class Workflows(DBOSConfiguredInstance):
         it took anything into work.
         """
         for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE):
-            workflow_id = f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
-            if arrival.route is not None and _has_failed(workflow_id):
+            with _alone("arrival", arrival.arrival_id):
                 # `wake` names the next workflow by the number.
-                self._parts.arrivals.count_restart(arrival.arrival_id)
+                if arrival.route is not None and _has_failed(_enhancing(arrival)):
+                    self._parts.arrivals.count_restart(arrival.arrival_id)
         for delivery in self._parts.deliveries.due():
-            if _has_failed(f"deliver:{delivery.delivery_id}:{delivery.attempts}"):
-                self._parts.deliveries.skip_attempt(delivery.delivery_id, delivery.attempts)
+            with _alone("delivery", delivery.delivery_id):
+                if _has_failed(f"deliver:{delivery.delivery_id}:{delivery.attempts}"):
+                    self._parts.deliveries.skip_attempt(delivery.delivery_id, delivery.attempts)
         for arrival in self._parts.arrivals.in_state(ArrivalState.ENHANCING):
-            workflow_id = f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
-            if _has_ended(workflow_id) and self._parts.arrivals.get(arrival.arrival_id) == arrival:
-                attempts = self._parts.arrivals.count_restart(arrival.arrival_id)
-                log.warning("Enhancement starts again", extra={"arrival": arrival.arrival_id, "attempt": attempts})
-                self._wake_arrival(self._parts.arrivals.get(arrival.arrival_id))
+            with _alone("arrival", arrival.arrival_id):
+                self._restart_enhancement(arrival)
         for delivery in self._parts.deliveries.in_state(DeliveryState.SENDING):
-            # `begin` has counted the attempt that the workflow's name does not count yet.
-            workflow_id = f"deliver:{delivery.delivery_id}:{delivery.attempts - 1}"
-            if _has_ended(workflow_id) and self._parts.deliveries.get(delivery.delivery_id) == delivery:
-                log.warning("Delivery starts again", extra={"delivery": delivery.delivery_id})
-                self._parts.deliveries.settle(
-                    delivery.delivery_id, failure="the attempt was interrupted", retry_in_s=1.0
-                )
+            with _alone("delivery", delivery.delivery_id):
+                self._restart_delivery(delivery)
+
+    def _restart_enhancement(self, arrival: Arrival) -> None:
+        if _has_ended(_enhancing(arrival)) and self._parts.arrivals.get(arrival.arrival_id) == arrival:
+            attempts = self._parts.arrivals.count_restart(arrival.arrival_id)
+            log.warning("Enhancement starts again", extra={"arrival": arrival.arrival_id, "attempt": attempts})
+            self._wake_arrival(self._parts.arrivals.get(arrival.arrival_id))
+
+    def _restart_delivery(self, delivery: Delivery) -> None:
+        # `begin` has counted the attempt that the workflow's name does not count yet.
+        workflow_id = f"deliver:{delivery.delivery_id}:{delivery.attempts - 1}"
+        if _has_ended(workflow_id) and self._parts.deliveries.get(delivery.delivery_id) == delivery:
+            log.warning("Delivery starts again", extra={"delivery": delivery.delivery_id})
+            self._parts.deliveries.settle(delivery.delivery_id, failure="the attempt was interrupted", retry_in_s=1.0)
 
     def take_over(self, alive: set[str]) -> None:
         """Resume the workflows of workers that are gone; `alive` are the executors heard of lately."""
@@ -345,6 +353,21 @@ class Workflows(DBOSConfiguredInstance):
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
                 DBOS.resume_workflow(workflow.workflow_id)
+
+
+def _enhancing(arrival: Arrival) -> str:
+    return f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
+
+
+@contextmanager
+def _alone(subject: str, number: int) -> Iterator[None]:
+    """Keep the fault of one series or delivery from the others; a ledger that is away concerns them all."""
+    try:
+        yield
+    except LedgerUnavailable:
+        raise
+    except Exception:
+        log.exception("Not taken up by an unforeseen error", extra={subject: number})
 
 
 def _has_failed(workflow_id: str) -> bool:

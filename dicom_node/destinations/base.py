@@ -23,6 +23,15 @@ class Outcome(enum.StrEnum):
     """Not delivered, and another attempt can help."""
 
 
+class Silence(enum.StrEnum):
+    """Why a destination gave no answer."""
+
+    UNREACHED = "unreached"
+    """There was no association."""
+    LOST = "lost"
+    """The association was lost over an object."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeliveryItem:
     """One stored object that a destination is to get.
@@ -70,7 +79,9 @@ class ItemOutcome:
     reason
         A plain sentence; empty where the status is Success and nothing is to be said.
     in_doubt
-        True if the object was on its way when the association was lost: the peer may have it.
+        True if the object was on its way when the association was lost, now or earlier: the peer may have it.
+    silence
+        Why the peer said nothing of it, where that is the peer's or the network's fault.
     """
 
     instance_id: int
@@ -78,6 +89,11 @@ class ItemOutcome:
     status: int | None
     reason: str
     in_doubt: bool = False
+    silence: Silence | None = None
+
+
+class StopSending(Exception):
+    """Raised by `on_outcome`: the attempt ends in order, and what has no outcome yet is not sent now."""
 
 
 class StepState(enum.StrEnum):
@@ -111,7 +127,7 @@ class Destination(Protocol):
 
         Troubles of the network or of the peer become outcomes, not exceptions. What `on_outcome` raises (a ledger
         that can't be reached) ends the attempt and is passed on: an answer that can't be noted is not to be
-        followed by more.
+        followed by more. `StopSending` is passed on too, after a civil goodbye.
         """
 
     def probe(self) -> list[ProbeStep]:

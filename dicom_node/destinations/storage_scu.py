@@ -12,7 +12,15 @@ from pydicom.uid import UID
 
 from config.settings import DestinationSettings
 from dicom_node.data_phase import PeerAborted
-from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, classify_status
+from dicom_node.destinations.base import (
+    DeliveryItem,
+    ItemOutcome,
+    Outcome,
+    ProbeStep,
+    Silence,
+    StopSending,
+    classify_status,
+)
 from dicom_node.destinations.explanations import Peer, explain_context, explain_failure, explain_status
 from dicom_node.destinations.probing import probe_peer
 from dicom_node.destinations.syntaxes import COMPRESSIONS, FALLBACK_SYNTAXES, compressed_syntax, offered_syntaxes
@@ -159,7 +167,8 @@ class StorageScu:
                 continue
             except DeliveryError as error:
                 outcome = Outcome.RETRY if error.transient else Outcome.REFUSED
-                self._report_unsent(waiting, outcome, explain_failure(self.peer, error), on_outcome)
+                silence = Silence.UNREACHED if error.transient else None
+                self._report_unsent(waiting, outcome, explain_failure(self.peer, error), on_outcome, silence)
                 return
             answered, loss = self._send(association, plan.items, on_outcome)
             waiting = waiting[answered:]
@@ -170,7 +179,7 @@ class StorageScu:
             on_outcome(_blame(waiting.pop(0), loss, reason))
             in_vain = 0 if answered else in_vain + 1
             if in_vain == LOSSES_IN_VAIN:
-                self._report_unsent(waiting, Outcome.RETRY, reason, on_outcome)
+                self._report_unsent(waiting, Outcome.RETRY, reason, on_outcome, Silence.LOST)
                 return
 
     def probe(self) -> list[ProbeStep]:
@@ -207,16 +216,24 @@ class StorageScu:
     ) -> tuple[int, TransientFailure | None]:
         """Return how many of `items` have an outcome, and what ended the association before the others had one."""
         reported = 0
+        stop: StopSending | None = None
         try:
             with association:
                 for item in items:
-                    on_outcome(self._store(association, item))
+                    outcome = self._store(association, item)
                     reported += 1
+                    try:
+                        on_outcome(outcome)
+                    except StopSending as error:
+                        stop = error
+                        break
         except TransientFailure as error:
-            if reported < len(items):
+            if reported < len(items) and stop is None:
                 return reported, error
             # Everything is answered: whether the goodbye was civil changes nothing.
             log.info("Association ended without a release", extra={"destination": self.name, "reason": str(error)})
+        if stop is not None:
+            raise stop
         return reported, None
 
     def _store(self, association: RequestedAssociation, item: DeliveryItem) -> ItemOutcome:
@@ -321,9 +338,10 @@ class StorageScu:
         outcome: Outcome,
         reason: str,
         on_outcome: Callable[[ItemOutcome], None],
+        silence: Silence | None,
     ) -> None:
         for item in items:
-            on_outcome(_outcome(item, outcome, reason, in_doubt=item.in_doubt))
+            on_outcome(_outcome(item, outcome, reason, in_doubt=item.in_doubt, silence=silence))
 
 
 def _compressed_syntax(item: DeliveryItem, settings: DestinationSettings) -> str | None:
@@ -337,10 +355,19 @@ def _blame(item: DeliveryItem, loss: TransientFailure, reason: str) -> ItemOutco
     """
     is_valid = UID(item.sop_instance_uid).is_valid and UID(item.sop_class_uid).is_valid
     if is_valid or not isinstance(loss.__cause__, PeerAborted):
-        return _outcome(item, Outcome.RETRY, reason, in_doubt=True)
+        return _outcome(item, Outcome.RETRY, reason, in_doubt=True, silence=Silence.LOST)
     fault = f"{reason}; SOP Class or Instance UID of the object is invalid: {item.sop_instance_uid}"
-    return _outcome(item, Outcome.REFUSED, fault, in_doubt=True)
+    return _outcome(item, Outcome.REFUSED, fault, in_doubt=True, silence=Silence.LOST)
 
 
-def _outcome(item: DeliveryItem, outcome: Outcome, reason: str, *, in_doubt: bool = False) -> ItemOutcome:
-    return ItemOutcome(instance_id=item.instance_id, outcome=outcome, status=None, reason=reason, in_doubt=in_doubt)
+def _outcome(
+    item: DeliveryItem, outcome: Outcome, reason: str, *, in_doubt: bool = False, silence: Silence | None = None
+) -> ItemOutcome:
+    return ItemOutcome(
+        instance_id=item.instance_id,
+        outcome=outcome,
+        status=None,
+        reason=reason,
+        in_doubt=in_doubt,
+        silence=silence,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, insert, sel
 
 from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.database import Database, change_state, cut, record_event
-from dicom_node.ledger.schema import arrival, association, delivery, delivery_item, enhancement, instance
-from dicom_node.states import ARRIVAL, ArrivalState, DeliveryState, InstanceState, ItemState
+from dicom_node.ledger.operations import add_items, open_delivery
+from dicom_node.ledger.schema import arrival, association, enhancement, instance
+from dicom_node.states import ARRIVAL, ArrivalState, InstanceState
 
 
 class EnhancementDecision(enum.StrEnum):
@@ -329,7 +330,9 @@ class ArrivalLedger:
                     reason=report,
                 )
             for destination in destinations:
-                _open_delivery(connection, arrival_id, destination, chosen, now)
+                add_items(
+                    connection, open_delivery(connection, arrival_id, destination, now, f"to {destination}"), chosen
+                )
             return state
 
 
@@ -432,44 +435,6 @@ def _chosen(
     derived = {row.id: row.derived_id for row in rows if row.decision == EnhancementDecision.ENHANCED.value}
     originals = [row.id for row in rows if send_original or row.id not in derived]
     return originals + (list(derived.values()) if send_enhanced else []), len(derived)
-
-
-def _open_delivery(
-    connection: Connection, arrival_id: int, destination: str, instance_ids: Iterable[int], now: float
-) -> None:
-    delivery_id = connection.execute(
-        insert(delivery).returning(delivery.c.id),
-        {
-            "arrival_id": arrival_id,
-            "destination": destination,
-            "state": DeliveryState.PENDING.value,
-            "attempts": 0,
-            "created_at": now,
-            "next_attempt_at": now,
-        },
-    ).scalar_one()
-    connection.execute(
-        insert(delivery_item),
-        [
-            {
-                "delivery_id": delivery_id,
-                "instance_id": instance_id,
-                "state": ItemState.PENDING.value,
-                "in_doubt": False,
-            }
-            for instance_id in instance_ids
-        ],
-    )
-    record_event(
-        connection,
-        delivery,
-        delivery_id,
-        at=now,
-        event_name="open",
-        from_state=None,
-        to_state=DeliveryState.PENDING.value,
-        reason=f"to {destination}",
-    )
 
 
 def _arrival(row: Any) -> Arrival:

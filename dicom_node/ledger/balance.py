@@ -30,18 +30,23 @@ _SHOWN = 20
 
 @dataclass(kw_only=True)
 class Count:
-    """Received objects and where they are; `dead_letters` are part of `in_work`: they wait for an operator."""
+    """Received objects and where they are.
+
+    `dead_letters` are part of `in_work`: they wait for an operator. `cancelled` is what an operator ended: the object
+    is here, and some destination does not get it.
+    """
 
     received: int = 0
     delivered: int = 0
     in_work: int = 0
     quarantined: int = 0
     dead_letters: int = 0
+    cancelled: int = 0
 
     @property
     def balanced(self) -> bool:
         """True if nothing is missing."""
-        return self.received == self.delivered + self.in_work + self.quarantined
+        return self.received == self.delivered + self.in_work + self.quarantined + self.cancelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,8 @@ class BalanceLedger:
         """Count every received object once, by what became of it.
 
         An object counts as delivered when each delivery of its arrival that carries it, or the object derived from
-        it, has it sent; as quarantined when it was set aside; and as in work otherwise.
+        it, has it sent; as quarantined when it was set aside; as cancelled when an operator ended such a delivery; and
+        as in work otherwise.
         """
         result = Balance()
         with self._database.read() as connection:
@@ -207,7 +213,9 @@ class BalanceLedger:
 # One line per received instance: how many of the delivery items that stand for it (itself or what was derived from
 # it) are sent, still to go, or dead letters: refused, or left over in a delivery that was given up.
 _carried = instance.alias("carried")
-_is_dead = (delivery_item.c.state == ItemState.REFUSED.value) | (
+_is_unsent = delivery_item.c.state != ItemState.SENT.value
+_is_cancelled = _is_unsent & (delivery.c.state == DeliveryState.CANCELLED.value)
+_is_dead = (~_is_cancelled & (delivery_item.c.state == ItemState.REFUSED.value)) | (
     (delivery_item.c.state == ItemState.PENDING.value) & delivery.c.state.in_([state.value for state in DEAD_LETTERS])
 )
 
@@ -220,7 +228,8 @@ _items = (
     select(
         func.coalesce(_carried.c.source_id, _carried.c.id).label("received_id"),
         _number(delivery_item.c.state == ItemState.SENT.value, "sent"),
-        _number(delivery_item.c.state == ItemState.PENDING.value, "pending"),
+        _number(~_is_cancelled & (delivery_item.c.state == ItemState.PENDING.value), "pending"),
+        _number(_is_cancelled, "cancelled"),
         _number(_is_dead, "dead"),
     )
     .join(_carried, _carried.c.id == delivery_item.c.instance_id)
@@ -239,6 +248,7 @@ _FATES = (
         func.coalesce(_items.c.sent, 0).label("sent"),
         func.coalesce(_items.c.dead, 0).label("dead"),
         func.coalesce(_items.c.pending, 0).label("left"),
+        func.coalesce(_items.c.cancelled, 0).label("cancelled"),
     )
     .outerjoin(arrival, arrival.c.id == instance.c.arrival_id)
     .outerjoin(_items, _items.c.received_id == instance.c.id)
@@ -270,6 +280,8 @@ def _fate(row: Any) -> str:
         return "quarantined"
     if row.arrival_state in _OPEN_ARRIVALS or row.left or row.dead:
         return "in_work"
+    if row.cancelled:
+        return "cancelled"
     # An object that no delivery carries is neither: the sum then shows that it is missing.
     return "delivered" if row.sent else "missing"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
-from dicom_node.errors import IllegalTransition, OperationRefused
+from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.database import Database, change_state, cut
+from dicom_node.ledger.destinations import may_be_sent
 from dicom_node.ledger.schema import arrival, delivery, delivery_item, event, instance
 from dicom_node.states import DEAD_LETTERS, DELIVERY, DeliveryState, ItemState
 
@@ -64,6 +65,10 @@ class DeliveryLine:
     reason: str | None
 
 
+# Where an operator leaves a delivery whose attempt is still in work.
+_STOPPED = frozenset({DeliveryState.HELD, DeliveryState.CANCELLED})
+
+
 class DeliveryLedger:
     """The side of the ledger that delivers."""
 
@@ -79,10 +84,17 @@ class DeliveryLedger:
         return _delivery(row)
 
     def due(self) -> list[Delivery]:
-        """Return the pending deliveries whose time has come, the longest waiting first."""
+        """Return the pending deliveries whose time has come, the longest waiting first.
+
+        What is on hold is not among them, nor what goes to a destination that is down.
+        """
         query = (
             select(delivery)
-            .where(delivery.c.state == DeliveryState.PENDING.value, delivery.c.next_attempt_at <= self._database.now())
+            .where(
+                delivery.c.state == DeliveryState.PENDING.value,
+                delivery.c.next_attempt_at <= self._database.now(),
+                may_be_sent(),
+            )
             .order_by(delivery.c.next_attempt_at, delivery.c.id)
         )
         return self._all(query)
@@ -97,14 +109,20 @@ class DeliveryLedger:
         with self._database.read() as connection:
             return [_delivery(row) for row in connection.execute(query)]
 
-    def begin(self, delivery_id: int, attempt: int) -> None:
+    def begin(self, delivery_id: int, attempt: int) -> bool:
         """Take a delivery into work for the workflow that makes its attempt number `attempt`, from 0.
+
+        Returns
+        -------
+        False if it has to wait: it, its study or its destination was put on hold, or its destination is down, after
+        the workflow was enqueued. The attempt is skipped then.
 
         Raises
         ------
         IllegalTransition
             If it is not to be sent (held, sent, refused ...), or another workflow makes a later attempt.
         """
+        now = self._database.now()
         with self._database.write() as connection:
             row = connection.execute(
                 select(delivery.c.state, delivery.c.attempts).where(delivery.c.id == delivery_id).with_for_update()
@@ -116,6 +134,13 @@ class DeliveryLedger:
             )
             if row is None or (row.state, row.attempts) not in known:
                 raise IllegalTransition(f"delivery {delivery_id} is not there, or past attempt {attempt}")
+            if not connection.scalar(select(may_be_sent()).where(delivery.c.id == delivery_id)):
+                if row.state == DeliveryState.PENDING.value:
+                    _skip_attempt(connection, delivery_id, attempt)
+                    return False
+                # A crash interrupted the attempt, and now nothing may be sent.
+                _wait(connection, delivery_id, "the attempt was interrupted", at=now, until=now)
+                return False
             change_state(
                 connection,
                 delivery,
@@ -123,22 +148,15 @@ class DeliveryLedger:
                 DELIVERY,
                 DeliveryState,
                 "begin",
-                at=self._database.now(),
+                at=now,
                 attempts=attempt + 1,
             )
+            return True
 
     def skip_attempt(self, delivery_id: int, attempt: int) -> None:
         """Count an attempt whose workflow failed before it began; the delivery waits for the next one."""
         with self._database.write() as connection:
-            connection.execute(
-                update(delivery)
-                .where(
-                    delivery.c.id == delivery_id,
-                    delivery.c.state == DeliveryState.PENDING.value,
-                    delivery.c.attempts == attempt,
-                )
-                .values(attempts=attempt + 1)
-            )
+            _skip_attempt(connection, delivery_id, attempt)
 
     def take_objects(self, delivery_id: int) -> list[PendingObject]:
         """Return what is left to send, in the order of reception, originals first, and put it in doubt.
@@ -195,8 +213,20 @@ class DeliveryLedger:
         status: int | None,
         reason: str | None,
         in_doubt: bool = False,
-    ) -> None:
-        """Write what the destination answered; `in_doubt` if it may have the instance without having answered."""
+        attempt: int | None = None,
+    ) -> bool:
+        """Write what the destination answered; `in_doubt` if it may have the instance without having answered.
+
+        Parameters
+        ----------
+        attempt
+            Number of the attempt that asks, as the delivery counted it when it began; None takes any.
+
+        Returns
+        -------
+        Whether the attempt goes on: False where an operator has put the delivery, its study or its destination on
+        hold, or another attempt has begun since.
+        """
         with self._database.write() as connection:
             connection.execute(
                 update(delivery_item)
@@ -205,8 +235,37 @@ class DeliveryLedger:
                     state=state.value, status=status, reason=cut(reason), in_doubt=in_doubt, at=self._database.now()
                 )
             )
+            goes_on = select(delivery.c.id).where(
+                delivery.c.id == delivery_id,
+                delivery.c.state == DeliveryState.SENDING.value,
+                delivery.c.attempts == (delivery.c.attempts if attempt is None else attempt),
+                # An attempt that gets answers is not stopped by what others found.
+                may_be_sent(even_if_down=True),
+            )
+            return connection.scalar(goes_on) is not None
 
-    def settle(self, delivery_id: int, *, failure: str | None, retry_in_s: float | None) -> DeliveryState:
+    def put_back(
+        self, delivery_id: int, reason: str, *, attempt: int, in_s: float, untouched: Sequence[int]
+    ) -> DeliveryState:
+        """End attempt number `attempt`, which stopped half-way without a failure: what is left waits `in_s` seconds.
+
+        The destination can't have `untouched` instances: they are taken out of doubt.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            connection.execute(
+                update(delivery_item)
+                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id.in_(untouched))
+                .values(in_doubt=False)
+            )
+            state, is_ours = _standing(connection, delivery_id, attempt)
+            if state is not DeliveryState.SENDING or not is_ours:
+                return state
+            return _wait(connection, delivery_id, reason, at=now, until=now + in_s)
+
+    def settle(
+        self, delivery_id: int, *, failure: str | None, retry_in_s: float | None, attempt: int | None = None
+    ) -> DeliveryState:
         """End an attempt: sent, refused, or pending again.
 
         Parameters
@@ -215,14 +274,22 @@ class DeliveryLedger:
             Why something is left to send; None if nothing is.
         retry_in_s
             Delay before the next attempt where something is left to send; None gives the delivery up.
+        attempt
+            Number of the attempt, as the delivery counted it when it began; None takes any. An attempt that another
+            one has followed changes nothing any more.
 
         Returns
         -------
-        The state that the delivery has now.
+        The state that the delivery has now: on hold or cancelled where an operator said so in the middle.
         """
         now = self._database.now()
         with self._database.write() as connection:
             count = _item_counts(connection, delivery_id)
+            state, is_ours = _standing(connection, delivery_id, attempt)
+            if not is_ours:
+                return state
+            if state in _STOPPED and (count[ItemState.PENDING] or count[ItemState.REFUSED]):
+                return state
             if not count[ItemState.PENDING]:
                 if not count[ItemState.REFUSED]:
                     return self._end(connection, delivery_id, "succeed", now, None)
@@ -268,23 +335,33 @@ class DeliveryLedger:
             finished_at=now,
         )
 
-    def requeue(self, *delivery_ids: int, reason: str) -> None:
-        """Send what deliveries have not delivered yet, now (the operator's `queue retry`): all of them, or none.
-
-        Raises
-        ------
-        OperationRefused
-            If there is no such delivery, or it is in work or done.
-        """
+    def abandon_waiting(self, destination: str, max_age_s: float, reason: str) -> list[int]:
+        """Give up what has waited for a destination for longer than `max_age_s` seconds; returns their numbers."""
         now = self._database.now()
+        too_old = (
+            select(delivery.c.id)
+            .where(
+                delivery.c.destination == destination,
+                delivery.c.state == DeliveryState.PENDING.value,
+                delivery.c.created_at < now - max_age_s,
+            )
+            .order_by(delivery.c.id)
+        )
         with self._database.write() as connection:
-            for delivery_id in delivery_ids:
-                _requeue(connection, delivery_id, reason, now)
+            found = list(connection.scalars(too_old))
+            for delivery_id in found:
+                self._end(connection, delivery_id, "abandon", now, reason)
+        return found
 
     def lines(
-        self, *, states: Sequence[DeliveryState] | None = None, destination: str | None = None
+        self,
+        *,
+        states: Sequence[DeliveryState] | None = None,
+        destination: str | None = None,
+        study: str | None = None,
+        series: str | None = None,
     ) -> list[DeliveryLine]:
-        """Return deliveries for people to read, oldest first."""
+        """Return deliveries for people to read, oldest first; `study` and `series` are UIDs of what was received."""
 
         def counted(state: ItemState) -> Any:
             return (
@@ -309,8 +386,22 @@ class DeliveryLedger:
             query = query.where(delivery.c.state.in_([s.value for s in states]))
         if destination is not None:
             query = query.where(delivery.c.destination == destination)
+        if study is not None:
+            query = query.where(arrival.c.study_instance_uid == study)
+        if series is not None:
+            query = query.where(arrival.c.series_instance_uid == series)
         with self._database.read() as connection:
             return [_line(row) for row in connection.execute(query.order_by(delivery.c.id))]
+
+    def knows(self, *, study: str | None = None, series: str | None = None) -> bool:
+        """Tell whether anything was received of a study or series."""
+        query = select(arrival.c.id).limit(1)
+        if study is not None:
+            query = query.where(arrival.c.study_instance_uid == study)
+        if series is not None:
+            query = query.where(arrival.c.series_instance_uid == series)
+        with self._database.read() as connection:
+            return connection.scalar(query) is not None
 
     def dead_letters(self) -> list[DeliveryLine]:
         """Return the deliveries that nobody tries any more."""
@@ -332,25 +423,37 @@ _BEGUN = (
 )
 
 
-def _requeue(connection: Connection, delivery_id: int, reason: str, now: float) -> None:
-    connection.execute(
-        update(delivery_item)
-        .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.state == ItemState.REFUSED.value)
-        .values(state=ItemState.PENDING.value)
-    )
-    try:
-        change_state(connection, delivery, delivery_id, DELIVERY, DeliveryState, "requeue", at=now, reason=reason)
-    except IllegalTransition as error:
-        state = connection.scalar(select(delivery.c.state).where(delivery.c.id == delivery_id))
-        known = f"it is {state}" if state is not None else "there is none with this number"
-        raise OperationRefused(
-            f"delivery {delivery_id} can't be retried: {known}; `dicom-node queue list` shows which can"
-        ) from error
-    # `created_at` starts anew: the maximum age counts from the operator's word.
+def _skip_attempt(connection: Connection, delivery_id: int, attempt: int) -> None:
     connection.execute(
         update(delivery)
-        .where(delivery.c.id == delivery_id)
-        .values(next_attempt_at=now, created_at=now, finished_at=None, attempts=delivery.c.attempts + 1)
+        .where(
+            delivery.c.id == delivery_id,
+            delivery.c.state == DeliveryState.PENDING.value,
+            delivery.c.attempts == attempt,
+        )
+        .values(attempts=attempt + 1)
+    )
+
+
+def _standing(connection: Connection, delivery_id: int, attempt: int | None) -> tuple[DeliveryState, bool]:
+    """Return the state of a delivery, and whether `attempt` is still the one in work."""
+    row = connection.execute(
+        select(delivery.c.state, delivery.c.attempts).where(delivery.c.id == delivery_id).with_for_update()
+    ).one()
+    return DeliveryState(row.state), attempt is None or row.attempts == attempt
+
+
+def _wait(connection: Connection, delivery_id: int, reason: str, *, at: float, until: float) -> DeliveryState:
+    return change_state(
+        connection,
+        delivery,
+        delivery_id,
+        DELIVERY,
+        DeliveryState,
+        "retry",
+        at=at,
+        reason=reason,
+        next_attempt_at=until,
     )
 
 

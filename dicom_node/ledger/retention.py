@@ -20,8 +20,8 @@ class RetentionLedger:
     def purge_delivered(self, keep_s: float) -> list[str]:
         """Mark what has been delivered everywhere for `keep_s` seconds as purged; returns the keys to delete.
 
-        An arrival with any delivery that is pending, held, refused or abandoned keeps all its objects. The rows
-        stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
+        An arrival with any delivery that is pending, held, refused, abandoned or cancelled keeps all its objects. The
+        rows stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
         which `verify` names.
         """
         return [key for key, _ in self._purge(self._database.now() - keep_s, None, "retention")]
@@ -65,8 +65,9 @@ class RetentionLedger:
 
 
 _CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
-# Sent, and where commitment is asked for committed: what is on its way there is neither.
-_RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value)
+# Sent, and where commitment is asked for committed: what is on its way there is neither. What was left of a rerouted
+# delivery is left to another one of the same arrival.
+_RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value, DeliveryState.REROUTED.value)
 
 
 def is_deletable(before: float) -> ColumnElement[bool]:

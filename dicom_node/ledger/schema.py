@@ -224,3 +224,26 @@ disk_sample = Table(
     Column("total_bytes", BigInteger, nullable=False),
     Index("disk_sample_at", "host", "path", "at"),
 )
+
+destination = Table(
+    "destination",
+    metadata,
+    _key(),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),  # of the circuit breaker: closed | open
+    Column("reason", String(1024)),
+    Column("failures", Integer, nullable=False),  # attempts in a row that no answer came to
+    Column("failed_delivery_id", _Key),  # the last of them
+    Column("changed_at", _Time, nullable=False),
+    Column("probe_at", _Time),  # next probe, while open
+    Column("next_object_at", _Time),  # before that no further object is sent, where the rate is limited
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    Column("scope", String(16), primary_key=True),  # destination | study
+    Column("subject", String(64), primary_key=True),  # name of the destination, or Study Instance UID
+    Column("at", _Time, nullable=False),
+    Column("reason", String(1024)),
+)

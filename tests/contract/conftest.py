@@ -18,6 +18,8 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
+from dicom_node.ledger.destinations import DestinationLedger
+from dicom_node.ledger.operations import OperationLedger
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, Recorded
 from dicom_node.ledger.retention import RetentionLedger
 
@@ -53,6 +55,8 @@ class Ledger:
         self.reception = ReceptionLedger(self.database, "test:receiver")
         self.arrivals = ArrivalLedger(self.database)
         self.deliveries = DeliveryLedger(self.database)
+        self.operations = OperationLedger(self.database)
+        self.standings = DestinationLedger(self.database)
         self.balance = BalanceLedger(self.database)
         self.retention = RetentionLedger(self.database)
 

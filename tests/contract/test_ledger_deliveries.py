@@ -69,7 +69,7 @@ def test_a_workflow_of_an_earlier_attempt_does_not_begin(ledger: Ledger) -> None
 
 def test_after_an_operators_retry_only_the_new_workflow_begins(ledger: Ledger) -> None:
     (delivery_id,) = open_deliveries(ledger)
-    ledger.deliveries.requeue(delivery_id, reason="asked for")
+    ledger.operations.retry(delivery_id, "asked for")
     # The workflow that was enqueued before the retry; taking the delivery would leave the new one without its number.
     with pytest.raises(IllegalTransition):
         ledger.deliveries.begin(delivery_id, 0)
@@ -141,7 +141,7 @@ def test_a_delivery_with_everything_sent_is_sent_and_never_begun_again(ledger: L
         with pytest.raises(IllegalTransition):
             ledger.deliveries.begin(delivery_id, attempt)
     with pytest.raises(OperationRefused, match="can't be retried"):
-        ledger.deliveries.requeue(delivery_id, reason="asked for")
+        ledger.operations.retry(delivery_id, "asked for")
 
 
 def test_a_refused_object_makes_a_dead_letter_with_its_reason(ledger: Ledger) -> None:
@@ -169,7 +169,7 @@ def test_an_operators_retry_sends_what_was_refused_and_nothing_twice(ledger: Led
     answer(ledger, delivery_id, ItemState.SENT, ItemState.REFUSED)
     ledger.deliveries.settle(delivery_id, failure=None, retry_in_s=5)
     ledger.clock.advance(1000)
-    ledger.deliveries.requeue(delivery_id, reason="asked for")
+    ledger.operations.retry(delivery_id, "asked for")
     again = ledger.deliveries.get(delivery_id)
     assert (again.state, again.created_at) == (PENDING, ledger.clock.now)
     ledger.deliveries.begin(delivery_id, again.attempts)
@@ -181,7 +181,7 @@ def test_a_delivery_that_is_too_old_is_abandoned_and_can_be_retried(ledger: Ledg
     ledger.deliveries.begin(delivery_id, 0)
     assert ledger.deliveries.settle(delivery_id, failure="no connection", retry_in_s=None) is ABANDONED
     assert [line.reason for line in ledger.deliveries.dead_letters()] == ["no connection"]
-    ledger.deliveries.requeue(delivery_id, reason="asked for")
+    ledger.operations.retry(delivery_id, "asked for")
     deliver(ledger, delivery_id)
 
 
@@ -192,34 +192,29 @@ def test_the_queue_counts_attempts_and_no_operators_words(ledger: Ledger) -> Non
     ledger.deliveries.begin(delivery_id, 0)
     ledger.deliveries.refuse(delivery_id, "no such destination")
     for _ in range(2):
-        ledger.deliveries.requeue(delivery_id, reason="asked for")
+        ledger.operations.retry(delivery_id, "asked for")
     assert [line.attempts for line in ledger.deliveries.lines()] == [1]
     ledger.deliveries.begin(delivery_id, ledger.deliveries.get(delivery_id).attempts)
     assert [line.attempts for line in ledger.deliveries.lines()] == [2]
 
 
-def test_of_several_deliveries_all_are_requeued_or_none(ledger: Ledger) -> None:
-    refused, sent, waits = open_deliveries(ledger, 1, "a", "b", "c")
-    ledger.deliveries.begin(refused, 0)
-    ledger.deliveries.refuse(refused, "no such destination")
+def test_what_can_not_be_retried_is_said_and_nothing_changes(ledger: Ledger) -> None:
+    sent, waits = open_deliveries(ledger, 1, "a", "b")
     deliver(ledger, sent)
-    with pytest.raises(OperationRefused, match=rf"^delivery {sent} can't be retried: it is sent; "):
-        ledger.deliveries.requeue(refused, sent, reason="asked for")
-    with pytest.raises(OperationRefused, match=r"^delivery 99 can't be retried: there is none with this number; "):
-        ledger.deliveries.requeue(refused, 99, reason="asked for")
-    (line,) = ledger.deliveries.dead_letters()
-    assert (line.delivery_id, line.refused, line.pending) == (refused, 1, 0)
-    ledger.deliveries.requeue(refused, waits, reason="asked for")
-    assert [d.delivery_id for d in ledger.deliveries.in_state(PENDING)] == [refused, waits]
+    with pytest.raises(OperationRefused, match=rf"^delivery {sent} can't be retried: it is sent$"):
+        ledger.operations.retry(sent, "asked for")
+    with pytest.raises(OperationRefused, match=r"^there is no delivery 99; "):
+        ledger.operations.retry(99, "asked for")
+    assert [d.delivery_id for d in ledger.deliveries.in_state(PENDING)] == [waits]
 
 
 def test_a_delivery_in_work_is_not_requeued(ledger: Ledger) -> None:
     (delivery_id,) = open_deliveries(ledger)
     ledger.deliveries.begin(delivery_id, 0)
     with pytest.raises(OperationRefused):
-        ledger.deliveries.requeue(delivery_id, reason="asked for")
+        ledger.operations.retry(delivery_id, "asked for")
     with pytest.raises(OperationRefused):
-        ledger.deliveries.requeue(delivery_id + 100, reason="asked for")
+        ledger.operations.retry(delivery_id + 100, "asked for")
 
 
 def test_one_destinations_answers_are_not_anothers(ledger: Ledger) -> None:
@@ -277,7 +272,7 @@ def test_what_is_left_of_an_abandoned_delivery_is_a_dead_letter_too(ledger: Ledg
     answer(ledger, delivery_id, ItemState.SENT, ItemState.PENDING)
     ledger.deliveries.settle(delivery_id, failure="no connection", retry_in_s=None)
     assert ledger.balance.balance().total == Count(received=2, delivered=1, in_work=1, dead_letters=1)
-    ledger.deliveries.requeue(delivery_id, reason="asked for")
+    ledger.operations.retry(delivery_id, "asked for")
     assert ledger.balance.balance().total == Count(received=2, delivered=1, in_work=1)
 
 
