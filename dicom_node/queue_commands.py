@@ -118,7 +118,7 @@ def _work(
     if as_json:
         print(json.dumps({key: changed, "refused": refused, **more}, indent=2))
     else:
-        print(f"{len(changed)} {'delivery' if len(changed) == 1 else 'deliveries'} {done}.")
+        print(f"{len(changed)} {'delivery is' if len(changed) == 1 else 'deliveries are'} {done}.")
         for one in refused:
             print(one["reason"], file=sys.stderr)
     return EXIT_FOUND_FAULTS if refused else EXIT_OK

@@ -310,7 +310,7 @@ def test_an_empty_node_is_balanced_and_its_queue_is_empty(settings: Path) -> Non
     verified = json.loads(run("verify", "-c", settings, "--json").stdout)
     assert verified["ok"] is True
     assert verified["received"] == 0
-    assert json.loads(run("queue", "list", "-c", settings, "--json").stdout) == {"deliveries": []}
+    assert json.loads(run("queue", "list", "-c", settings, "--json").stdout) == {"deliveries": [], "holds": []}
     refused = run("queue", "retry", 7, "-c", settings)
     assert refused.returncode == state.EXIT_USAGE
     assert "queue list" in refused.stderr
