@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from config.settings import (
-    DestinationSettings,
+    DicomDestinationSettings,
+    DicomwebDestinationSettings,
     RetrySettings,
     RouteSettings,
     Settings,
@@ -31,7 +32,7 @@ EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
 }
 LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
-    "destinations": DestinationSettings,
+    "destinations": DicomDestinationSettings,
     "routes": RouteSettings,
 }
 
@@ -55,6 +56,7 @@ def render_example() -> str:
             ]
             if name == "destinations":
                 lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
+                lines += ["", *_dicomweb_example()]
         else:
             model = field.annotation
             assert isinstance(model, type)
@@ -79,7 +81,26 @@ def render_reference() -> str:
         lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
         if name == "destinations":
             lines += ["", "## `[destinations.retry]`", "", *_reference_table(RetrySettings)]
+            title = '## `[[destinations]]` with `kind = "dicomweb"`'
+            lines += ["", title, "", *_reference_table(DicomwebDestinationSettings)]
+            lines += ["", "What to enter on the server, and what its answers mean: [dicomweb.md](dicomweb.md)."]
     return "\n".join(lines) + "\n"
+
+
+def _dicomweb_example() -> Iterator[str]:
+    """A destination of the other kind, as a comment, with those settings alone that the first kind has not."""
+    yield from _comment(DicomwebDestinationSettings.__doc__ or "")
+    yield "# [[destinations]]"
+    yield '# name = "archive"'
+    yield '# kind = "dicomweb"'
+    for name, field in DicomwebDestinationSettings.model_fields.items():
+        if name not in DicomDestinationSettings.model_fields:
+            yield from _comment(field.description or "")
+            default = _default(field)
+            if field.is_required():
+                yield f'# {name} = "https://pacs.example.org/dicom-web"'
+            else:
+                yield f"# {name} = {toml_value(default)}" if default is not None else f"# {name} ="
 
 
 def _reference_table(model: type[BaseModel]) -> Iterator[str]:

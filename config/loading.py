@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.conditions import KINDS
-from config.settings import FALLBACK, Settings
+from config.settings import FALLBACK, DicomDestinationSettings, DicomwebDestinationSettings, Settings
+
+DESTINATION_KINDS: Mapping[str, Any] = {"dicom": DicomDestinationSettings, "dicomweb": DicomwebDestinationSettings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,14 @@ def load_settings(file: Path) -> Settings:
             file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
     settings = parse_settings(raw, file)
-    data_dir = (file.resolve().parent / settings.node.data_dir).resolve()
-    return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
+    folder = file.resolve().parent
+    data_dir = (folder / settings.node.data_dir).resolve()
+    destinations = tuple(
+        entry.with_whole_paths(folder) if isinstance(entry, DicomwebDestinationSettings) else entry
+        for entry in settings.destinations
+    )
+    node = settings.node.model_copy(update={"data_dir": data_dir})
+    return settings.model_copy(update={"node": node, "destinations": destinations})
 
 
 def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Settings:
@@ -86,9 +94,14 @@ def _schema_faults(error: ValidationError) -> list[Fault]:
     faults: dict[tuple[str, str], Fault] = {}
     for detail in error.errors(include_url=False):
         # A union reports one error per alternative; its tail in `loc` names the alternative, not a setting.
-        loc = tuple(part for part in detail["loc"] if not _names_alternative(part))
+        loc = tuple(part for part in _without_kind(detail["loc"]) if not _names_alternative(part))
         path = _dotted(loc[:-1] if detail["loc"][-1] == "[key]" else loc)
         value = "(absent)" if detail["type"] == "missing" else repr(detail["input"])
+        if detail["type"] == "union_tag_invalid":
+            path, value = f"{path}.kind", repr(detail["input"].get("kind"))
+        elif detail["type"] == "value_error" and len(loc) == 2:
+            # A rule about several settings of one table: its input is the whole table.
+            value = "(these settings)"
         allowed = _allowed(detail)
         if known := faults.get((path, value)):
             allowed = f"{known.allowed}; or {allowed.removeprefix('allowed is ')}"
@@ -126,8 +139,15 @@ _IN_WORDS = {
     "float_parsing": "a number",
     "float_type": "a number",
     "bool_parsing": "true or false",
+    "union_tag_invalid": '"dicom" or "dicomweb"',
+    "path_type": "a path in quotes",
     "bool_type": "true or false",
 }
+
+
+def _without_kind(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Leave out the kind that pydantic writes behind the number of a destination."""
+    return loc[:2] + loc[3:] if loc[0] == "destinations" and len(loc) > 2 else loc
 
 
 def _names_alternative(part: int | str) -> bool:
@@ -145,6 +165,9 @@ def _known_keys(loc: tuple[int | str, ...]) -> str:
     model: Any = Settings
     for part in loc[:-1]:
         if isinstance(part, int):
+            continue
+        if loc[0] == "destinations" and part in DESTINATION_KINDS:
+            model = DESTINATION_KINDS[part]
             continue
         if KINDS.get(part) is not None:
             model = KINDS[part]

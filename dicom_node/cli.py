@@ -28,7 +28,7 @@ from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
 from dicom_node.conformance import render_statement
-from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.destinations.kinds import make_destination
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.part10 import open_part10
@@ -185,7 +185,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
         lambda: diagnosis.check_that("model", describe_weights, errors=(ModelError,), advice="correct model.weights"),
         lambda: diagnosis.check_that("ledger", reach_ledger, errors=(NodeError,)),
     )
-    destinations = [StorageScu(d, node_ae_title=node.ae_title) for d in settings.destinations]
+    destinations = [make_destination(d, node_ae_title=node.ae_title) for d in settings.destinations]
     found = []
     for one in diagnosis.diagnose(checks, destinations):
         found.append(one)

@@ -23,6 +23,8 @@ _QUIET = {
     "apscheduler": logging.ERROR,
     "openjpeg": logging.ERROR,
     "highdicom": logging.ERROR,
+    "httpx": logging.ERROR,
+    "httpcore": logging.ERROR,
 }
 
 

@@ -80,8 +80,10 @@ def probe_peer(
     compression
         Transfer syntax, one of `PROBED_SYNTAXES`, that images are to be compressed in for this peer; None for none.
     """
-    walk = _Walk()
-    if walk.step("name", lambda: _resolve(peer)) and walk.step("tcp", lambda: _connect(peer, connect_timeout_s)):
+    walk = StepWalk()
+    if walk.step("name", lambda: resolve_peer(peer)) and walk.step(
+        "tcp", lambda: connect_peer(peer, connect_timeout_s)
+    ):
         walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, compression, walk))
     done = {step.name.split(":")[0] for step in walk.steps}
     skipped = [name for name in STEPS if name not in done and (name != "compression" or compression is not None)]
@@ -102,18 +104,20 @@ def probed_contexts(sop_classes: Mapping[str, str] = PROBED_CLASSES) -> list[Pro
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Finding:
+class StepFinding:
+    """How a step ended, and one sentence on it."""
+
     state: StepState
     sentence: str
 
 
-class _Walk:
+class StepWalk:
     """The steps so far; each is timed, and stops the walk if it failed."""
 
     def __init__(self) -> None:
         self.steps: list[ProbeStep] = []
 
-    def step(self, name: str, action: Callable[[], _Finding]) -> bool:
+    def step(self, name: str, action: Callable[[], StepFinding]) -> bool:
         begin, place = time.perf_counter(), len(self.steps)
         finding = action()
         seconds = time.perf_counter() - begin
@@ -122,15 +126,16 @@ class _Walk:
         return finding.state is not StepState.FAILED
 
 
-def _ok(sentence: str) -> _Finding:
-    return _Finding(state=StepState.OK, sentence=sentence)
+def _ok(sentence: str) -> StepFinding:
+    return StepFinding(state=StepState.OK, sentence=sentence)
 
 
-def _failed(sentence: str) -> _Finding:
-    return _Finding(state=StepState.FAILED, sentence=sentence)
+def _failed(sentence: str) -> StepFinding:
+    return StepFinding(state=StepState.FAILED, sentence=sentence)
 
 
-def _resolve(peer: Peer) -> _Finding:
+def resolve_peer(peer: Peer) -> StepFinding:
+    """Look up the name of the host."""
     try:
         ipaddress.ip_address(peer.host)
     except ValueError:
@@ -144,7 +149,8 @@ def _resolve(peer: Peer) -> _Finding:
     return _ok(f"{peer.host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
 
 
-def _connect(peer: Peer, timeout_s: float) -> _Finding:
+def connect_peer(peer: Peer, timeout_s: float) -> StepFinding:
+    """Open a TCP connection, and close it."""
     try:
         socket.create_connection((peer.host, peer.port), timeout=timeout_s).close()
     except OSError as error:
@@ -157,8 +163,8 @@ def _negotiate(
     open_association: OpenAssociation,
     sop_classes: Mapping[str, str],
     compression: str | None,
-    walk: _Walk,
-) -> _Finding:
+    walk: StepWalk,
+) -> StepFinding:
     """Open the association, and add the steps that need it open."""
     try:
         association = open_association(probed_contexts(sop_classes))
@@ -171,7 +177,7 @@ def _negotiate(
                 walk.steps.append(_judge_compression(association, sop_classes, compression))
             walk.step("echo", lambda: _echo(peer, association))
     except DeliveryError as error:
-        return _Finding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
+        return StepFinding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
     return _ok(f"accepted: {peer.calling_ae_title} calls {peer.ae_title}")
 
 
@@ -219,9 +225,9 @@ def _judge_compression(
     return ProbeStep(name="compression", state=StepState.WARNING, sentence=sentence)
 
 
-def _echo(peer: Peer, association: RequestedAssociation) -> _Finding:
+def _echo(peer: Peer, association: RequestedAssociation) -> StepFinding:
     if not any(context.abstract_syntax == VERIFICATION for context in association.accepted.values()):
-        return _Finding(
+        return StepFinding(
             state=StepState.WARNING, sentence=f"{peer} does not offer Verification, so C-ECHO was not tried"
         )
     try:

@@ -14,7 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from config.loading import load_settings, parse_settings
-from config.settings import DestinationSettings, Settings
+from config.settings import DicomDestinationSettings, Settings
 from dicom_node.conformance import render_statement
 from dicom_node.conformance.markdown import CONTENTS, Section, code, document, see, table
 from tests.support.statement import headings, plain, tables
@@ -258,7 +258,7 @@ def test_what_is_said_to_be_missing_has_no_settings(sentence: str, words: tuple[
 
 def test_every_kind_of_destination_is_a_storage_scp() -> None:
     # Another kind of destination would be an application entity, or a web service, that the statement leaves out.
-    assert DestinationSettings.model_json_schema()["properties"]["kind"]["const"] == "dicom"
+    assert DicomDestinationSettings.model_json_schema()["properties"]["kind"]["const"] == "dicom"
 
 
 # ---------------------------------------------------------------------- Markdown
