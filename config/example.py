@@ -36,6 +36,11 @@ LISTS: dict[str, type[BaseModel]] = {
     "routes": RouteSettings,
 }
 
+OTHER_KIND = (
+    'A DICOMweb server (STOW-RS) is a destination of kind "dicomweb", with url instead of AE title, host and port; '
+    "see docs/dicomweb.md."
+)
+
 
 def render_example() -> str:
     """Return the commented settings file that `dicom-node init` writes.
@@ -56,7 +61,7 @@ def render_example() -> str:
             ]
             if name == "destinations":
                 lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
-                lines += ["", *_dicomweb_example()]
+                lines += ["", *_comment(OTHER_KIND)]
         else:
             model = field.annotation
             assert isinstance(model, type)
@@ -85,22 +90,6 @@ def render_reference() -> str:
             lines += ["", title, "", *_reference_table(DicomwebDestinationSettings)]
             lines += ["", "What to enter on the server, and what its answers mean: [dicomweb.md](dicomweb.md)."]
     return "\n".join(lines) + "\n"
-
-
-def _dicomweb_example() -> Iterator[str]:
-    """A destination of the other kind, as a comment, with those settings alone that the first kind has not."""
-    yield from _comment(DicomwebDestinationSettings.__doc__ or "")
-    yield "# [[destinations]]"
-    yield '# name = "archive"'
-    yield '# kind = "dicomweb"'
-    for name, field in DicomwebDestinationSettings.model_fields.items():
-        if name not in DicomDestinationSettings.model_fields:
-            yield from _comment(field.description or "")
-            default = _default(field)
-            if field.is_required():
-                yield f'# {name} = "https://pacs.example.org/dicom-web"'
-            else:
-                yield f"# {name} = {toml_value(default)}" if default is not None else f"# {name} ="
 
 
 def _reference_table(model: type[BaseModel]) -> Iterator[str]:

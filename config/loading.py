@@ -99,7 +99,7 @@ def _schema_faults(error: ValidationError) -> list[Fault]:
         value = "(absent)" if detail["type"] == "missing" else repr(detail["input"])
         if detail["type"] == "union_tag_invalid":
             path, value = f"{path}.kind", repr(detail["input"].get("kind"))
-        elif detail["type"] == "value_error" and len(loc) == 2:
+        elif detail["type"] == "value_error" and loc[0] == "destinations" and len(loc) == 2:
             # A rule about several settings of one table: its input is the whole table.
             value = "(these settings)"
         allowed = _allowed(detail)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from config.settings import Settings
+from config.settings import DicomwebDestinationSettings, Settings
 from dicom_node.conformance.markdown import Section, bullets, code, paragraph, table
+from dicom_node.destinations.web_explanations import web_peer
 
 
 def security(settings: Settings) -> Section:
@@ -17,9 +18,9 @@ def security(settings: Settings) -> Section:
                 title="Transport security",
                 body=(
                     paragraph(
-                        "There is no TLS: neither as acceptor nor as initiator does the node support any of the Secure "
-                        "Transport Connection Profiles of PS3.15 Annex B. Objects, and with them the identity of "
-                        "patients, "
+                        "There is no TLS for associations: neither as acceptor nor as initiator does the node support any "
+                        "of the Secure Transport Connection Profiles of PS3.15 Annex B. Objects, and with them the "
+                        "identity of patients, "
                         "cross the network in the clear. Run the node in a network that only trusted equipment can "
                         "reach, or put a TLS tunnel between the hosts."
                     ),
@@ -86,4 +87,9 @@ def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
     node = settings.node
     yield "sources", f"this node, address {code(node.bind)}", code(node.port), "Verification, Storage"
     for entry in settings.destinations:
-        yield "this node", f"destination {code(entry.name)}", code(entry.port), "Storage, Verification by doctor"
+        port, services = (
+            (web_peer(entry.name, entry.url).port, "STOW-RS; QIDO-RS by doctor and where a response is unclear")
+            if isinstance(entry, DicomwebDestinationSettings)
+            else (entry.port, "Storage, Verification by doctor")
+        )
+        yield "this node", f"destination {code(entry.name)}", code(port), services
