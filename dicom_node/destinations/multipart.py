@@ -16,11 +16,14 @@ _PART_HEADER: Final = b"Content-Type: application/dicom\r\n\r\n"
 
 
 class FileTrouble(Exception):
-    """A stored object could not be read to its end while it was sent; the `OSError` is the cause."""
+    """A stored object could not be read to its end while it was sent.
 
-    def __init__(self, part: Part) -> None:
+    The HTTP client raises it again without its cause, so that is kept as `fault`.
+    """
+
+    def __init__(self, part: Part, fault: OSError | EOFError) -> None:
         super().__init__(f"stored object {part.path} can't be read")
-        self.part = part
+        self.part, self.fault = part, fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,4 +98,4 @@ def _read(part: Part) -> Iterator[bytes]:
                 left -= len(chunk)
                 yield chunk
     except (OSError, EOFError) as error:
-        raise FileTrouble(part) from error
+        raise FileTrouble(part, error) from error

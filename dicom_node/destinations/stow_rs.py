@@ -233,11 +233,9 @@ class _Attempt:
 
     def _file_failed(self, batch: list[tuple[_Parcel, Part]], error: FileTrouble) -> None:
         """One file broke off in the middle of a body: the others go again, each alone."""
-        cause = error.__cause__
-        assert isinstance(cause, OSError | EOFError)
         broken = next(parcel for parcel, part in batch if part is error.part)
         self._groups.extendleft([parcel.doubted()] for parcel, part in reversed(batch) if part is not error.part)
-        self._unreadable(broken.doubted(), cause)
+        self._unreadable(broken.doubted(), error.fault)
 
     def _lost(self, parcels: list[_Parcel], error: Exception) -> None:
         """No whole response came: the objects are in doubt unless not even the request went out."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email
 import email.policy
 import json
 import ssl
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +23,7 @@ import pytest
 from pydicom import dcmread
 
 from config.settings import DicomwebDestinationSettings
-from tests.support.peers import LOOPBACK, Orthanc, ReceivedObject
+from tests.support.peers import LOOPBACK, Orthanc, ReceivedObject, is_listening
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -139,6 +141,10 @@ class MockStow:
         self._server.server_close()
         self._thread.join(10)
 
+    def read_body(self, read: Callable[[int], bytes], length: int) -> bytes | None:
+        """Return the body of a request; None to end the connection."""
+        return read(length)
+
     def store(self, objects: list[ReceivedObject]) -> Canned | None:
         """Keep the objects of one request and return the response; None to end the connection."""
         first, self.stores = self.stores, self.stores + len(objects)
@@ -175,8 +181,8 @@ class MockStow:
                     self.close_connection = True
                     return
                 length = int(self.headers["Content-Length"])
-                body = self.rfile.read(length)
-                if len(body) < length:
+                body = mock.read_body(self.rfile.read, length)
+                if body is None or len(body) < length:
                     self.close_connection = True
                     return
                 objects = read_parts(self.headers["Content-Type"], body)
@@ -252,9 +258,45 @@ def _received(part: bytes) -> ReceivedObject:
     )
 
 
+class WebOrthanc(Orthanc):
+    """An Orthanc with the DICOMweb service at /dicom-web.
+
+    Parameters
+    ----------
+    users
+        Name -> password of those who may log in; nobody has to where there are none.
+    waits_for_http
+        False where this process could not log in or show a certificate, so that the open port must do.
+    """
+
+    def __init__(
+        self, folder: Path, *, users: Mapping[str, str], waits_for_http: bool, configuration: Mapping[str, object]
+    ) -> None:
+        own = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+        logins = {"AuthenticationEnabled": bool(users), "RegisteredUsers": dict(users)}
+        super().__init__(folder, configuration={**own, **logins, **configuration})
+        self.users, self.waits_for_http = dict(users), waits_for_http
+
+    def _is_ready(self) -> bool:
+        return super()._is_ready() if self.waits_for_http else is_listening(self.http_port) and is_listening(self.port)
+
+    def _get(self, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"http://{LOOPBACK}:{self.http_port}{path}", data=body)
+        for user, password in self.users.items():
+            token = base64.b64encode(f"{user}:{password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {token}")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return bytes(answer.read())
+
+    def uid_of(self, identifier: str) -> str:
+        """Return the SOP Instance UID behind Orthanc's own identifier."""
+        return str(json.loads(self._get(f"/instances/{identifier}"))["MainDicomTags"]["SOPInstanceUID"])
+
+
 @contextlib.contextmanager
-def orthanc_with_dicomweb(folder: Path, **configuration: object) -> Iterator[Orthanc]:
-    """Give an Orthanc whose DICOMweb service is at /dicom-web."""
-    own = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
-    with Orthanc(folder, configuration={**own, **configuration}) as peer:
+def orthanc_with_dicomweb(
+    folder: Path, *, users: Mapping[str, str] | None = None, waits_for_http: bool = True, **configuration: object
+) -> Iterator[WebOrthanc]:
+    """Give a `WebOrthanc`; further arguments are entries of its configuration."""
+    with WebOrthanc(folder, users=users or {}, waits_for_http=waits_for_http, configuration=configuration) as peer:
         yield peer
