@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from tests.support.node import running_node
 from tests.support.peers import LOOPBACK, read_part10
 from tests.support.radiographs import write_radiographs
 from tests.support.web_certificates import WebAuthority
-from tests.support.web_peers import WebOrthanc, orthanc_with_dicomweb, requires_orthanc_dicomweb, web_destination
+from tests.support.web_peers import (
+    WebOrthanc,
+    orthanc_with_dicomweb,
+    requires_orthanc_dicomweb,
+    tls_in_front,
+    web_destination,
+)
 
 pytestmark = requires_orthanc_dicomweb
 
@@ -96,33 +103,29 @@ def orthanc_count(orthanc: WebOrthanc) -> int:
     return len(list((orthanc.folder / "storage").rglob("*-*")))
 
 
-def test_orthanc_over_tls_with_a_client_certificate(tmp_path: Path) -> None:
+def test_orthanc_over_tls_with_a_client_certificate(orthanc: WebOrthanc, tmp_path: Path) -> None:
     authority = WebAuthority(tmp_path)
-    server, key = authority.sign(LOOPBACK, names=(LOOPBACK,))
-    both = tmp_path / "server.pem"
-    both.write_bytes(server.read_bytes() + key.read_bytes())
-    certificate, own_key = authority.sign("node", names=("node.local",))
-    tls = {
-        "SslEnabled": True,
-        "SslCertificate": str(both),
-        "SslVerifyPeers": True,
-        "SslTrustedClientCertificates": str(authority.file),
-    }
-    items = items_of([write_image(tmp_path, 180)])
-    with orthanc_with_dicomweb(tmp_path / "orthanc", waits_for_http=False, **tls) as peer:
-        url = {"url": f"https://{LOOPBACK}:{peer.http_port}/dicom-web", "ca_file": authority.file}
+    context = authority.server(names=(LOOPBACK,))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(authority.file)
+    certificate, key = authority.sign("node", names=("node.local",))
+    items = items_of([write_image(tmp_path, 180 + number, size=700) for number in range(4)])
+    with tls_in_front(orthanc.http_port, context) as port:
+        url = {"url": f"https://{LOOPBACK}:{port}/dicom-web", "ca_file": authority.file, **login(tmp_path)}
         stranger = Outcomes()
         StowRs(web_destination(1, **url), node_ae_title="LOWDOSE").deliver(items, on_outcome=stranger.append)
-        assert stranger.states() == {0: Outcome.RETRY}
+        assert {(o.outcome, o.in_doubt) for o in stranger} == {(Outcome.RETRY, False)}
+        assert orthanc.find(items[0].sop_instance_uid) is None
         known = StowRs(
-            web_destination(1, **url, client_certificate=certificate, client_key=own_key), node_ae_title="LOWDOSE"
+            web_destination(1, **url, client_certificate=certificate, client_key=key), node_ae_title="LOWDOSE"
         )
-        assert {step.state for step in known.probe()} == {StepState.OK}
+        assert [step.sentence for step in known.probe() if step.state is not StepState.OK] == []
         outcomes = Outcomes()
         known.deliver(items, on_outcome=outcomes.append)
-        assert outcomes.states() == {0: Outcome.SENT}
-        stored = [path.read_bytes() for path in (peer.folder / "storage").rglob("*") if path.is_file()]
-    assert any(read_part10(items[0].path).data in content for content in stored)
+    assert set(outcomes.states().values()) == {Outcome.SENT}
+    for item in items:
+        (tmp_path / "there.dcm").write_bytes(orthanc.file(item.sop_instance_uid))
+        assert read_part10(tmp_path / "there.dcm").data == read_part10(item.path).data
 
 
 def test_a_node_sends_enhanced_images_and_originals_to_orthanc_by_stow(orthanc: WebOrthanc, tmp_path: Path) -> None:

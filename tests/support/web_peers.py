@@ -7,6 +7,8 @@ import contextlib
 import email
 import email.policy
 import json
+import select
+import socket
 import ssl
 import threading
 import urllib.request
@@ -23,7 +25,7 @@ import pytest
 from pydicom import dcmread
 
 from config.settings import DicomwebDestinationSettings
-from tests.support.peers import LOOPBACK, Orthanc, ReceivedObject, is_listening
+from tests.support.peers import LOOPBACK, Orthanc, ReceivedObject
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -265,20 +267,13 @@ class WebOrthanc(Orthanc):
     ----------
     users
         Name -> password of those who may log in; nobody has to where there are none.
-    waits_for_http
-        False where this process could not log in or show a certificate, so that the open port must do.
     """
 
-    def __init__(
-        self, folder: Path, *, users: Mapping[str, str], waits_for_http: bool, configuration: Mapping[str, object]
-    ) -> None:
+    def __init__(self, folder: Path, *, users: Mapping[str, str], configuration: Mapping[str, object]) -> None:
         own = {"Plugins": [str(PLUGIN)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
         logins = {"AuthenticationEnabled": bool(users), "RegisteredUsers": dict(users)}
         super().__init__(folder, configuration={**own, **logins, **configuration})
-        self.users, self.waits_for_http = dict(users), waits_for_http
-
-    def _is_ready(self) -> bool:
-        return super()._is_ready() if self.waits_for_http else is_listening(self.http_port) and is_listening(self.port)
+        self.users = dict(users)
 
     def _get(self, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(f"http://{LOOPBACK}:{self.http_port}{path}", data=body)
@@ -295,8 +290,47 @@ class WebOrthanc(Orthanc):
 
 @contextlib.contextmanager
 def orthanc_with_dicomweb(
-    folder: Path, *, users: Mapping[str, str] | None = None, waits_for_http: bool = True, **configuration: object
+    folder: Path, *, users: Mapping[str, str] | None = None, **configuration: object
 ) -> Iterator[WebOrthanc]:
     """Give a `WebOrthanc`; further arguments are entries of its configuration."""
-    with WebOrthanc(folder, users=users or {}, waits_for_http=waits_for_http, configuration=configuration) as peer:
+    with WebOrthanc(folder, users=users or {}, configuration=configuration) as peer:
         yield peer
+
+
+@contextlib.contextmanager
+def tls_in_front(port: int, context: ssl.SSLContext) -> Iterator[int]:
+    """Give a port where TLS is taken off, as a reverse proxy does, before the connection goes on to `port`.
+
+    Orthanc's own HTTPS can't be used here: that of Debian 12 (1.10.1) ends with a segmentation fault at the first
+    connection, whatever its certificate.
+    """
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, context, port), daemon=True).start()
+        yield int(listener.getsockname()[1])
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_forward, args=(connection, context, port), daemon=True).start()
+
+
+def _forward(connection: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    with (
+        contextlib.suppress(OSError),
+        connection,
+        context.wrap_socket(connection, server_side=True) as outside,
+        socket.create_connection((LOOPBACK, port)) as inside,
+    ):
+        # A TLS socket is not for two threads, so both directions take turns on this one.
+        while True:
+            ready = [outside] if outside.pending() else select.select([outside, inside], [], [])[0]
+            for source, sink in ((outside, inside), (inside, outside)):
+                if source in ready:
+                    # Blocks for a record that has only begun to come, which is soon there.
+                    if not (piece := source.recv(65_536)):
+                        return
+                    sink.sendall(piece)
