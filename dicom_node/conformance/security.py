@@ -18,8 +18,8 @@ def security(settings: Settings) -> Section:
                 title="Transport security",
                 body=(
                     paragraph(
-                        "There is no TLS for associations: neither as acceptor nor as initiator does the node support any "
-                        "of the Secure Transport Connection Profiles of PS3.15 Annex B. Objects, and with them the "
+                        "There is no TLS for associations: neither as acceptor nor as initiator does the node support "
+                        "any of the Secure Transport Connection Profiles of PS3.15 Annex B. Objects, and with them the "
                         "identity of patients, "
                         "cross the network in the clear. Run the node in a network that only trusted equipment can "
                         "reach, or put a TLS tunnel between the hosts."

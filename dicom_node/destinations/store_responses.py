@@ -27,7 +27,7 @@ class UnreadableResponse(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInstancesResponse:
-    """Store Instances Response Module (PS3.18 Annex I.2).
+    """Store Instances Response Module (PS3.18 Annex I).
 
     Attributes
     ----------

@@ -316,10 +316,7 @@ class _Attempt:
     def _confirm(self, session: WebSession, parcels: list[_Parcel], response: HttpResponse) -> None:
         """A success that names no object, such as 202 of a server that stores later: ask for each (QIDO-RS)."""
         reason = explain_http(self._peer, response.status, response.headers)
-        waiting = deque(parcels)
-        # In case an answer can't be noted, all that is left is in the groups when the attempt ends.
-        while waiting:
-            parcel = waiting.popleft()
+        for parcel in parcels:
             if self._has(session, parcel.item.sop_instance_uid):
                 self._in_vain = 0
                 said = f"{reason}; asked by QIDO-RS, it has the object"

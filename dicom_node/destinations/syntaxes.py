@@ -30,7 +30,7 @@ COMPRESSIONS: Final[Mapping[str, str]] = {
 """What the setting `compress` of a destination stands for."""
 
 NOT_IN_WEB_SERVICES: Final = frozenset((ImplicitVRLittleEndian, ExplicitVRBigEndian))
-"""Not to be used in the payload of a web service (PS3.18 8.7.3.5.2); such objects go in Explicit VR Little Endian."""
+"""Not to be used in the payload of a web service (PS3.18 8.7.3.5); such objects go in Explicit VR Little Endian."""
 
 UNCOMPRESSED: Final = frozenset(
     (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

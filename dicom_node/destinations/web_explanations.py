@@ -121,13 +121,13 @@ def explain_reason(peer: WebPeer, reason: int | None) -> str:
         return f"{peer} did not store it, and gives no reason"
     if reason == 0:
         return ""
-    # PS3.18 Table I.2-2 gives C122 to STOW-RS alone; for C-STORE it is one of the Cxxx.
+    # PS3.18 Annex I gives C122 to STOW-RS alone; for C-STORE it is one of the Cxxx.
     meaning = "transfer syntax not supported" if reason == SYNTAX_REFUSED else find_status(reason).meaning
     return f"{peer} answered {reason:04X} ({meaning})"
 
 
 SYNTAX_REFUSED: Final = 0xC122
-"""Failure Reason: Referenced Transfer Syntax not supported (PS3.18 Table I.2-2)."""
+"""Failure Reason: Referenced Transfer Syntax not supported (PS3.18 Annex I)."""
 
 
 def explain_transport(peer: WebPeer, error: BaseException) -> str:

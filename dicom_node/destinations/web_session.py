@@ -98,7 +98,7 @@ class WebSession:
             trust_env=False,
             follow_redirects=False,
             transport=transport,
-            headers={**settings.headers, "Accept-Encoding": "identity", "User-Agent": "dicom-node"},
+            headers={"Accept-Encoding": "identity", "User-Agent": "dicom-node"},
         )
 
     def __enter__(self) -> Self:
@@ -136,7 +136,8 @@ class WebSession:
         return self._request("GET", path, params=dict(parameters), headers={"Accept": "application/dicom+json"})
 
     def _request(self, method: str, path: str, *, headers: Mapping[str, str], **how: Any) -> HttpResponse:
-        own = {**headers, **self._authorization}
+        # The further headers are for the service, and may be secrets; the token endpoint does not get them.
+        own = {**self._settings.headers, **headers, **self._authorization}
         with self._client.stream(method, self._settings.url + path, headers=own, **how) as response:
             return self._read(response)
 

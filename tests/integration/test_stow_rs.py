@@ -441,19 +441,21 @@ def test_an_oauth_token_is_kept_and_renewed_once_after_401(series: list[Delivery
     with MockStow(token=lambda: valid[0]) as peer:
         peer.refuse = lambda _: None if peer.requests[-1].get("authorization") == f"Bearer {valid[0]}" else Canned(401)
         url = f"http://{LOOPBACK}:{peer.port}/token"
-        scu = stow(peer.port, oauth_url=url, oauth_client_id="node", oauth_secret_file=secret)
+        scu = stow(peer.port, oauth_url=url, oauth_client_id="node", oauth_secret_file=secret, headers={"X-Key": "k"})
         for item in series[:2]:
             scu.deliver([item], on_outcome=(outcomes := Outcomes()).append)
             assert set(outcomes.states().values()) == {SENT}
-        assert peer.token_requests == 1
+        assert len(peer.token_requests) == 1
+        assert peer.requests[0]["x-key"] == "k"
+        assert "x-key" not in peer.token_requests[0]
         valid[0] = "token-2"
         scu.deliver(series[2:4], on_outcome=(outcomes := Outcomes()).append)
         assert set(outcomes.states().values()) == {SENT}
-        assert peer.token_requests == 2
+        assert len(peer.token_requests) == 2
         peer.refuse = lambda _: Canned(401)
         scu.deliver(series[4:], on_outcome=(outcomes := Outcomes()).append)
         assert set(outcomes.states().values()) == {RETRY}
-        assert peer.token_requests == 3
+        assert len(peer.token_requests) == 3
 
 
 # -- TLS --------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class MockStow:
         self.request_sizes: list[int] = []
         self.request_counts: list[int] = []
         self.queries: list[str] = []
-        self.token_requests = 0
+        self.token_requests: list[dict[str, str]] = []
         self.stores = 0
         self._server = ThreadingHTTPServer((LOOPBACK, 0), self._handler())
         self._server.daemon_threads = True
@@ -208,7 +208,7 @@ class MockStow:
 
             def _give_token(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                mock.token_requests += 1
+                mock.token_requests.append({name.lower(): value for name, value in self.headers.items()})
                 assert mock.token is not None
                 answer = {"access_token": mock.token(), "token_type": "Bearer", "expires_in": 3600}
                 self._answer(Canned(200, json.dumps(answer).encode(), "application/json"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from config.doubts import doubts
 from config.loading import InvalidSettings, load_settings, parse_settings
 from config.settings import DicomDestinationSettings, DicomwebDestinationSettings
 
@@ -94,3 +95,22 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     (found,) = load_settings(file).destinations
     assert isinstance(found, DicomwebDestinationSettings)
     assert (found.token_file, found.ca_file, found.client_key) == (tmp_path / "t", Path("/etc/ca.pem"), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubt"),
+    [
+        ({}, ""),
+        ({"verify": False}, "verify = false"),
+        ({"url": "http://pacs.local"}, ""),
+        ({"url": "http://pacs.local", "token_variable": "T"}, "no https"),
+        ({"url": "http://pacs.local", "username": "u", "password_file": "p"}, "no https"),
+        ({"token_variable": "T"}, ""),
+    ],
+)
+def test_what_opens_objects_or_secrets_to_others_is_doubted(changes: dict[str, object], doubt: str) -> None:
+    found = [
+        text for text in doubts(parse_settings({"destinations": [{**WEB, **changes}]})) if "destination web" in text
+    ]
+    assert len(found) == bool(doubt)
+    assert all(doubt in text for text in found)
