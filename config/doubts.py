@@ -7,7 +7,7 @@ from typing import Final
 
 from config.attribute_paths import vr_of
 from config.conditions import Measure, Negation, Range, quantity_of_bound
-from config.settings import SENDER_FACTS, RouteSettings, Settings
+from config.settings import SENDER_FACTS, DicomwebDestinationSettings, RouteSettings, Settings
 
 _COUNTED: Final[Mapping[str, Measure]] = {
     "AS": Measure.AGE,
@@ -27,7 +27,12 @@ _WRITTEN: Final[Mapping[Measure, str]] = {
 
 def doubts(settings: Settings) -> list[str]:
     """Return one sentence for each thing in valid settings that is probably not meant."""
-    return [*_forwards_nothing(settings), *_unreached(settings.routes), *_empty_ranges(settings.routes)]
+    return [
+        *_forwards_nothing(settings),
+        *_unreached(settings.routes),
+        *_empty_ranges(settings.routes),
+        *_open_to_all(settings),
+    ]
 
 
 def _forwards_nothing(settings: Settings) -> Iterator[str]:
@@ -41,6 +46,17 @@ def _forwards_nothing(settings: Settings) -> Iterator[str]:
             "the last of [[routes]] has conditions and there is no [fallback]: "
             "what no route matches is kept and not forwarded"
         )
+
+
+def _open_to_all(settings: Settings) -> Iterator[str]:
+    for entry in settings.destinations:
+        if not isinstance(entry, DicomwebDestinationSettings):
+            continue
+        is_secure = entry.url.startswith("https:")
+        if is_secure and not entry.verify:
+            yield f"destination {entry.name} has verify = false: whoever answers at its address gets the objects"
+        if not is_secure and (entry.token_file or entry.token_variable or entry.username or entry.oauth_url):
+            yield f"destination {entry.name} has a login and no https: everybody on the way can read both"
 
 
 def _unreached(routes: tuple[RouteSettings, ...]) -> Iterator[str]:

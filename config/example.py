@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined
 
 from config.settings import (
     BreakerSettings,
-    DestinationSettings,
+    DicomDestinationSettings,
+    DicomwebDestinationSettings,
     PeerTlsSettings,
     RetrySettings,
     RouteSettings,
@@ -33,11 +34,16 @@ EXAMPLE_VALUES: dict[str, dict[str, Any]] = {
 }
 LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
-    "destinations": DestinationSettings,
+    "destinations": DicomDestinationSettings,
     "routes": RouteSettings,
 }
 TABLES_BELOW: dict[str, type[BaseModel]] = {"retry": RetrySettings, "breaker": BreakerSettings, "tls": PeerTlsSettings}
 """Tables of a destination's own."""
+
+OTHER_KIND = (
+    'A DICOMweb server (STOW-RS) is a destination of kind "dicomweb", with url instead of AE title, host and port; '
+    "see docs/dicomweb.md."
+)
 
 
 def render_example() -> str:
@@ -60,6 +66,7 @@ def render_example() -> str:
             if name == "destinations":
                 for below, table in TABLES_BELOW.items():
                     lines += ["", f"# [destinations.{below}]", *_fields(table, {})]
+                lines += ["", *_comment(OTHER_KIND)]
         else:
             model = field.annotation
             assert isinstance(model, type)
@@ -85,6 +92,9 @@ def render_reference() -> str:
         if name == "destinations":
             for below, table in TABLES_BELOW.items():
                 lines += ["", f"## `[destinations.{below}]`", "", *_reference_table(table)]
+            title = '## `[[destinations]]` with `kind = "dicomweb"`'
+            lines += ["", title, "", *_reference_table(DicomwebDestinationSettings)]
+            lines += ["", "What to enter on the server, and what its answers mean: [dicomweb.md](dicomweb.md)."]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.conditions import KINDS
-from config.settings import FALLBACK, Settings
+from config.settings import FALLBACK, DicomDestinationSettings, DicomwebDestinationSettings, Settings
+
+DESTINATION_KINDS: Mapping[str, Any] = {"dicom": DicomDestinationSettings, "dicomweb": DicomwebDestinationSettings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,11 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
         return None if path is None else (folder / path).resolve()
 
     tls = settings.tls.model_copy(update={name: whole(getattr(settings.tls, name)) for name in _TLS_FILES})
-    destinations = []
+    destinations: list[DicomDestinationSettings | DicomwebDestinationSettings] = []
     for destination in settings.destinations:
+        if isinstance(destination, DicomwebDestinationSettings):
+            destinations.append(destination.with_whole_paths(folder))
+            continue
         peer = destination.tls
         files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
         if peer.enabled and peer.certificate is None:
@@ -105,9 +110,14 @@ def _schema_faults(error: ValidationError) -> list[Fault]:
     faults: dict[tuple[str, str], Fault] = {}
     for detail in error.errors(include_url=False):
         # A union reports one error per alternative; its tail in `loc` names the alternative, not a setting.
-        loc = tuple(part for part in detail["loc"] if not _names_alternative(part))
+        loc = tuple(part for part in _without_kind(detail["loc"]) if not _names_alternative(part))
         path = _dotted(loc[:-1] if detail["loc"][-1] == "[key]" else loc)
         value = "(absent)" if detail["type"] == "missing" else repr(detail["input"])
+        if detail["type"] == "union_tag_invalid":
+            path, value = f"{path}.kind", repr(detail["input"].get("kind"))
+        elif detail["type"] == "value_error" and loc[0] == "destinations" and len(loc) == 2:
+            # A rule about several settings of one table: its input is the whole table.
+            value = "(these settings)"
         allowed = _allowed(detail)
         if known := faults.get((path, value)):
             allowed = f"{known.allowed}; or {allowed.removeprefix('allowed is ')}"
@@ -145,8 +155,15 @@ _IN_WORDS = {
     "float_parsing": "a number",
     "float_type": "a number",
     "bool_parsing": "true or false",
+    "union_tag_invalid": '"dicom" or "dicomweb"',
+    "path_type": "a path in quotes",
     "bool_type": "true or false",
 }
+
+
+def _without_kind(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Leave out the kind that pydantic writes behind the number of a destination."""
+    return loc[:2] + loc[3:] if loc[0] == "destinations" and len(loc) > 2 else loc
 
 
 def _names_alternative(part: int | str) -> bool:
@@ -164,6 +181,9 @@ def _known_keys(loc: tuple[int | str, ...]) -> str:
     model: Any = Settings
     for part in loc[:-1]:
         if isinstance(part, int):
+            continue
+        if loc[0] == "destinations" and part in DESTINATION_KINDS:
+            model = DESTINATION_KINDS[part]
             continue
         if KINDS.get(part) is not None:
             model = KINDS[part]

@@ -14,8 +14,18 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from config.attribute_paths import FORMS, is_keyword, parse_path
 from config.conditions import Condition
@@ -290,22 +300,13 @@ class BreakerSettings(_Table):
 
 
 class DestinationSettings(_Table):
-    """A PACS or another storage SCP that receives what routes send to it."""
+    """What every kind of destination has: its name, how much goes to it at once, and when it is tried again."""
 
     name: Name = Field(..., description="Name of the destination; routes refer to it.")
-    kind: Literal["dicom"] = Field("dicom", description="Kind of destination: dicom (C-STORE).")
-    ae_title: AeTitle = Field(..., description="AE title that the destination answers to.")
-    host: str = Field(..., min_length=1, max_length=253, description="Host name or address of the destination.")
-    port: Port = Field(..., description="TCP port of the destination.")
-    calling_ae_title: AeTitle | None = Field(
-        None, description="AE title that we call with, where it differs from the node's own."
+    kind: Literal["dicom", "dicomweb"] = Field(
+        "dicom", description="Kind of destination: dicom (C-STORE) or dicomweb (STOW-RS)."
     )
-    connect_timeout_s: Seconds = Field(10.0, description="Longest wait for the TCP connection, in seconds.")
-    acse_timeout_s: Seconds = Field(
-        30.0, description="Longest wait for the answer to an association request, in seconds."
-    )
-    dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
-    concurrency: int = Field(2, ge=1, le=64, description="Associations that may be open to it at once.")
+    concurrency: int = Field(2, ge=1, le=64, description="Associations or requests that may be open to it at once.")
     compress: Literal["no", "jpeg-ls", "jpeg-2000", "jpeg-lossless", "rle"] = Field(
         "no",
         description="Lossless compression of uncompressed images on their way to it: no, jpeg-ls, jpeg-2000, "
@@ -331,8 +332,167 @@ class DestinationSettings(_Table):
         600.0, description="Time that the destination must be down before its deliveries go to failover, in seconds."
     )
     retry: RetrySettings = Field(RetrySettings(), description="Retry after transient failures.")
-    tls: PeerTlsSettings = Field(PeerTlsSettings(), description="DICOM over TLS.")
     breaker: BreakerSettings = Field(BreakerSettings(), description="When it counts as down.")
+
+
+class DicomDestinationSettings(DestinationSettings):
+    """A PACS or another storage SCP that receives what routes send to it."""
+
+    kind: Literal["dicom"] = Field("dicom", description="Kind of destination: dicom (C-STORE).")
+    ae_title: AeTitle = Field(..., description="AE title that the destination answers to.")
+    host: str = Field(..., min_length=1, max_length=253, description="Host name or address of the destination.")
+    port: Port = Field(..., description="TCP port of the destination.")
+    calling_ae_title: AeTitle | None = Field(
+        None, description="AE title that we call with, where it differs from the node's own."
+    )
+    connect_timeout_s: Seconds = Field(10.0, description="Longest wait for the TCP connection, in seconds.")
+    acse_timeout_s: Seconds = Field(
+        30.0, description="Longest wait for the answer to an association request, in seconds."
+    )
+    dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
+    tls: PeerTlsSettings = Field(PeerTlsSettings(), description="DICOM over TLS.")
+
+
+def _service_url(value: str) -> str:
+    parts = urlsplit(value.strip())
+    try:
+        port_is_fine = parts.port != 0
+    except ValueError:
+        port_is_fine = False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ValueError('the base of a DICOMweb service, such as "https://pacs.example.org/dicom-web"')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL without user and password; name them by username and password_file")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL without ? and #; further facts for the server go into headers")
+    return value.strip().rstrip("/")
+
+
+def _own_headers(headers: dict[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError(f"names of HTTP headers; {name!r} is none")
+        if name.lower() in _HEADERS_OF_OURS:
+            raise ValueError(f"headers that the node does not set itself; {name} is one that it sets")
+        if not re.fullmatch(r"[\t\x20-\x7e]*", value):
+            raise ValueError(f"printable ASCII text; that of {name} is not")
+    return headers
+
+
+_HEADERS_OF_OURS = frozenset(
+    ("accept", "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding")
+)
+
+ServiceUrl = Annotated[str, AfterValidator(_service_url)]
+
+
+class DicomwebDestinationSettings(DestinationSettings):
+    """A PACS or another origin server that receives what routes send to it by STOW-RS (PS3.18 10.5)."""
+
+    kind: Literal["dicomweb"] = Field(..., description="Kind of destination: dicomweb (STOW-RS).")
+    url: ServiceUrl = Field(
+        ..., description='Base of the DICOMweb service, such as "https://pacs.example.org/dicom-web"; /studies follows.'
+    )
+    token_file: Path | None = Field(None, description="File with a bearer token; read anew for every attempt.")
+    token_variable: str = Field("", description="Environment variable with a bearer token, instead of a file.")
+    username: str = Field("", description="User for basic authentication; needs password_file or password_variable.")
+    password_file: Path | None = Field(None, description="File with the password of username.")
+    password_variable: str = Field("", description="Environment variable with the password, instead of a file.")
+    oauth_url: str = Field(
+        "", description="Token endpoint of OAuth 2.0 client credentials; empty: no tokens are asked for."
+    )
+    oauth_client_id: str = Field("", description="Client identifier there.")
+    oauth_secret_file: Path | None = Field(None, description="File with the client secret.")
+    oauth_secret_variable: str = Field("", description="Environment variable with the client secret.")
+    oauth_scope: str = Field("", description="Scope that is asked for; empty: none is named.")
+    ca_file: Path | None = Field(
+        None, description="Certificates (PEM) of the authorities that are trusted; none: those of the system."
+    )
+    client_certificate: Path | None = Field(
+        None, description="Certificate (PEM) that we show the server, with those between it and its authority."
+    )
+    client_key: Path | None = Field(
+        None, description="Private key (PEM, no passphrase) of client_certificate; none: it is in the same file."
+    )
+    verify: bool = Field(
+        True, description="Verify the server's certificate and name. false leaves nothing of TLS but scrambling."
+    )
+    headers: Annotated[dict[str, str], AfterValidator(_own_headers)] = Field(
+        default_factory=dict, description='Further HTTP headers of every request, such as { "X-Tenant" = "radiology" }.'
+    )
+    connect_timeout_s: Seconds = Field(
+        10.0, description="Longest wait for the TCP connection and the TLS handshake, in seconds."
+    )
+    send_timeout_s: Seconds = Field(
+        60.0, description="Longest time in which the server takes no byte of a request, in seconds."
+    )
+    response_timeout_s: Seconds = Field(
+        300.0, description="Longest wait for the response after the last byte of a request, in seconds."
+    )
+    max_objects: int = Field(50, ge=1, le=10_000, description="Most objects in one request.")
+    max_request_mb: int = Field(
+        512,
+        ge=1,
+        le=1_048_576,
+        description="Size that a request of several objects does not exceed, in megabytes; a larger object goes alone.",
+    )
+
+    @field_validator("oauth_url")
+    @classmethod
+    def _token_endpoint(cls, value: str) -> str:
+        return _service_url(value) if value else value
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        token = self.token_file is not None or bool(self.token_variable)
+        ways = [
+            name
+            for name, used in (("token", token), ("username", self.username), ("oauth_url", self.oauth_url))
+            if used
+        ]
+        if len(ways) > 1:
+            raise ValueError(f"one way to log in; there are {', '.join(ways)}")
+        for needed, file, variable, owner in (
+            (bool(self.username), self.password_file, self.password_variable, "password"),
+            (bool(self.oauth_url), self.oauth_secret_file, self.oauth_secret_variable, "oauth_secret"),
+            (token, self.token_file, self.token_variable, "token"),
+        ):
+            if needed != (file is not None or bool(variable)) or (file is not None and variable):
+                user = {"password": "username", "oauth_secret": "oauth_url", "token": "token"}[owner]
+                raise ValueError(f"{owner}_file or {owner}_variable, one of them, exactly where {user} is set")
+        if self.oauth_url and not self.oauth_client_id:
+            raise ValueError("oauth_client_id beside oauth_url")
+        if self.client_key is not None and self.client_certificate is None:
+            raise ValueError("client_certificate beside client_key")
+        return self
+
+    def with_whole_paths(self, folder: Path) -> Self:
+        """Return these settings with relative paths taken from `folder`."""
+        paths = {name: getattr(self, name) for name in SECRET_AND_TLS_FILES}
+        return self.model_copy(update={name: (folder / path).resolve() for name, path in paths.items() if path})
+
+
+SECRET_AND_TLS_FILES = (
+    "token_file",
+    "password_file",
+    "oauth_secret_file",
+    "ca_file",
+    "client_certificate",
+    "client_key",
+)
+
+
+def _kind_of(value: object) -> object:
+    if isinstance(value, DestinationSettings):
+        return value.kind
+    return value.get("kind", "dicom") if isinstance(value, dict) else "dicom"
+
+
+AnyDestination = Annotated[
+    Annotated[DicomDestinationSettings, Tag("dicom")] | Annotated[DicomwebDestinationSettings, Tag("dicomweb")],
+    Discriminator(_kind_of),
+]
+"""Each kind has settings of its own; kind = "dicom" may be left out."""
 
 
 class Content(enum.StrEnum):
@@ -577,7 +737,7 @@ class Settings(_Table):
     receiver: ReceiverSettings = Field(ReceiverSettings())
     tls: TlsSettings = Field(TlsSettings())
     sources: tuple[SourceSettings, ...] = Field(())
-    destinations: tuple[DestinationSettings, ...] = Field(())
+    destinations: tuple[AnyDestination, ...] = Field(())
     routes: tuple[RouteSettings, ...] = Field(())
     fallback: FallbackSettings = Field(FallbackSettings())
     model: ModelSettings = Field(ModelSettings())
@@ -586,7 +746,7 @@ class Settings(_Table):
     storage: StorageSettings = Field(StorageSettings())
     logging: LoggingSettings = Field(LoggingSettings())
 
-    def destination(self, name: str) -> DestinationSettings:
+    def destination(self, name: str) -> DicomDestinationSettings | DicomwebDestinationSettings:
         """Return the destination called `name`; KeyError if there is none."""
         for destination in self.destinations:
             if destination.name == name:

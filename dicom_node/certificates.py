@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from config.loading import Fault
-from config.settings import PeerTlsSettings, Settings, TlsSettings
+from config.settings import DicomDestinationSettings, PeerTlsSettings, Settings, TlsSettings
 from dicom_node.errors import NodeError
 
 _DAY_S = 86_400.0
@@ -159,7 +159,11 @@ class CertificateUse:
 def uses(settings: Settings) -> Iterator[CertificateUse]:
     """Yield each certificate file that the settings name, in their order; one file in two places comes once."""
     tables: list[tuple[str, TlsSettings | PeerTlsSettings]] = [("tls", settings.tls)] if settings.tls.enabled else []
-    places = [(f"destinations[{n}].tls", d.tls) for n, d in enumerate(settings.destinations) if d.tls.enabled]
+    places = [
+        (f"destinations[{n}].tls", d.tls)
+        for n, d in enumerate(settings.destinations)
+        if isinstance(d, DicomDestinationSettings) and d.tls.enabled
+    ]
     seen: set[tuple[Path, Path | None]] = set()
     for place, table in [*tables, *places]:
         entries = (("certificate", table.certificate, table.key), ("ca", table.ca, None))

@@ -33,7 +33,7 @@ from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile
 from dicom_node.conformance import render_statement
-from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import disk_report
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
@@ -214,7 +214,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
         lambda: diagnosis.check_that("model", describe_weights, errors=(ModelError,), advice="correct model.weights"),
         lambda: diagnosis.check_that("ledger", reach_ledger, errors=(NodeError,)),
     )
-    destinations = [StorageScu(d, node_ae_title=node.ae_title) for d in settings.destinations]
+    destinations = [make_destination(d, node_ae_title=node.ae_title) for d in settings.destinations]
     found = []
     for one in diagnosis.diagnose(checks, destinations):
         found.append(one)

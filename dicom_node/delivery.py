@@ -191,7 +191,8 @@ class _Attempt:
         self.noted.add(outcome.instance_id)
         if outcome.outcome is Outcome.RETRY:
             self.failures.append(outcome.reason)
-        self._is_answered |= outcome.status is not None
+        is_answer = outcome.status is not None or outcome.outcome is Outcome.SENT
+        self._is_answered |= is_answer
         if outcome.silence is not None:
             self._silences.add(outcome.silence)
         goes_on = self._courier.ledger.record_item(
@@ -203,7 +204,7 @@ class _Attempt:
             in_doubt=outcome.in_doubt,
             attempt=self._delivery.attempts,
         )
-        if outcome.status is None:
+        if not is_answer:
             # Nothing was answered: the rest is not sent, but told of.
             return
         if not goes_on:

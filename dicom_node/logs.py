@@ -27,6 +27,8 @@ _QUIET = {
     "apscheduler": logging.ERROR,
     "openjpeg": logging.CRITICAL,
     "highdicom": logging.CRITICAL,
+    "httpx": logging.ERROR,
+    "httpcore": logging.ERROR,
 }
 
 

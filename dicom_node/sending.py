@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.text import Text
 
-from config.settings import DestinationSettings, PeerTlsSettings
+from config.settings import DicomDestinationSettings, PeerTlsSettings
 from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import OperationRefused
@@ -48,8 +48,8 @@ class Trouble:
 
 
 def with_tls(
-    target: DestinationSettings, *, ca: Path | None, certificate: Path | None, key: Path | None, check_name: bool
-) -> DestinationSettings:
+    target: DicomDestinationSettings, *, ca: Path | None, certificate: Path | None, key: Path | None, check_name: bool
+) -> DicomDestinationSettings:
     """Return the target as one that TLS is spoken with; OperationRefused where the files don't fit together."""
     try:
         tls = PeerTlsSettings(enabled=True, ca=ca, certificate=certificate, key=key, check_name=check_name)
@@ -108,7 +108,7 @@ class SendSummary:
         }
 
 
-def parse_target(text: str) -> DestinationSettings:
+def parse_target(text: str) -> DicomDestinationSettings:
     """Read ``AET@HOST:PORT``, with an IPv6 address in brackets, as the settings of a destination.
 
     Raises
@@ -127,7 +127,7 @@ def parse_target(text: str) -> DestinationSettings:
     if not port.isascii() or not port.isdigit():
         raise OperationRefused(f"{text!r}: the port {port!r} is not a number")
     try:
-        return DestinationSettings(name="target", ae_title=ae_title, host=host, port=int(port))
+        return DicomDestinationSettings(name="target", ae_title=ae_title, host=host, port=int(port))
     except ValidationError as error:
         faults = "; ".join(f"{fault['loc'][0]} {fault['input']!r}: {fault['msg']}" for fault in error.errors())
         raise OperationRefused(f"{text!r}: {faults}") from None
@@ -226,7 +226,7 @@ def read_items(paths: Iterable[Path]) -> tuple[list[DeliveryItem], list[Trouble]
 
 def send_items(
     items: Sequence[DeliveryItem],
-    target: DestinationSettings,
+    target: DicomDestinationSettings,
     *,
     calling_ae_title: str,
     on_outcome: Callable[[DeliveryItem, ItemOutcome], None] | None = None,
@@ -275,7 +275,9 @@ def send_items(
     )
 
 
-def send(paths: Iterable[Path], target: DestinationSettings, *, calling_ae_title: str, console: Console) -> SendSummary:
+def send(
+    paths: Iterable[Path], target: DicomDestinationSettings, *, calling_ae_title: str, console: Console
+) -> SendSummary:
     """Send files and folders with a progress bar, one line for each failure, and a summary, all on `console`.
 
     Raises
@@ -315,7 +317,7 @@ def send(paths: Iterable[Path], target: DestinationSettings, *, calling_ae_title
     return summary
 
 
-def _summary_line(summary: SendSummary, target: DestinationSettings) -> str:
+def _summary_line(summary: SendSummary, target: DicomDestinationSettings) -> str:
     megabytes = summary.sent_bytes / 1e6
     parts = [f"{summary.sent} sent to {target.ae_title}"]
     parts += [f"{len(summary.failed)} not sent"] if summary.failed else []

@@ -19,7 +19,7 @@ from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, only_one, stop_event
 from dicom_node.association_policy import host_names
 from dicom_node.delivery import Courier
-from dicom_node.destinations.storage_scu import StorageScu
+from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import DiskCare
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
@@ -179,7 +179,7 @@ def _courier(state: State) -> Courier:
         store=state.store,
         settings={d.name: d for d in settings.destinations},
         destinations={
-            d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
+            d.name: make_destination(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
             for d in settings.destinations
         },
         clock=time.time,

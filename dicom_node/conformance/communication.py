@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from config.settings import ReceiverSettings, Settings
+from config.settings import DicomDestinationSettings, ReceiverSettings, Settings
 from dicom_node.admission import HOST_NAMES_FOR_S
 from dicom_node.association_policy import APPLICATION_CONTEXT_NAME
 from dicom_node.conformance.implementation import RECEIVER_AE, SENDER_AE
@@ -204,7 +204,8 @@ def _sender_parameters(settings: Settings) -> Iterator[str]:
             f"{MIN_BYTES_PER_S} bytes of it",
         },
     )
-    if settings.destinations:
+    entries = [entry for entry in settings.destinations if isinstance(entry, DicomDestinationSettings)]
+    if entries:
         header = ("Destination", "Associations", "TCP connection", "Association answer", "Response", "Tried for")
         rows = (
             (
@@ -215,7 +216,7 @@ def _sender_parameters(settings: Settings) -> Iterator[str]:
                 f"{entry.dimse_timeout_s:g} s",
                 f"{entry.retry.max_age_h:g} h",
             )
-            for entry in settings.destinations
+            for entry in entries
         )
         yield table("Limits for each destination", header, rows)
 

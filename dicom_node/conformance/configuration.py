@@ -11,11 +11,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from config.example import LISTS, toml_value
-from config.settings import Settings
+from config.settings import SECRET_AND_TLS_FILES, DicomwebDestinationSettings, Settings
 from dicom_node.conformance.markdown import Section, code, paragraph, table
 
-NOT_SHOWN: Final = frozenset({"data_dir", "database_url", "certificate", "key", "ca"})
-"""Settings whose values are nobody's business outside: paths of the machine, and a database's password."""
+NOT_SHOWN: Final = frozenset({"data_dir", "database_url", "certificate", "key", "ca", "headers", *SECRET_AND_TLS_FILES})
+"""Settings whose values are nobody's business outside: paths of the machine, a database's password, HTTP headers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +79,26 @@ def _single(path: str, table_settings: BaseModel) -> Iterator[str]:
 
 def _list(name: str, entries: Sequence[BaseModel]) -> Iterator[str]:
     yield from _schema(f"[[{name}]]", LISTS[name])
-    if entries:
-        header = ("Setting", *(code(getattr(entry, "name", n)) for n, entry in enumerate(entries, 1)))
-        yield table(f"Values of {code(f'[[{name}]]')}", header, _values(LISTS[name], entries, ""))
-    else:
+    web = [entry for entry in entries if isinstance(entry, DicomwebDestinationSettings)]
+    plain = [entry for entry in entries if entry not in web]
+    if name == "destinations":
+        yield from _schema(f"[[{name}]] of kind dicomweb", DicomwebDestinationSettings, below=False)
+    for title, model, some in (
+        (code(f"[[{name}]]"), LISTS[name], plain),
+        (f"{code(f'[[{name}]]')} of kind dicomweb", DicomwebDestinationSettings, web),
+    ):
+        if some:
+            header = ("Setting", *(code(getattr(entry, "name", n)) for n, entry in enumerate(some, 1)))
+            yield table(f"Values of {title}", header, _values(model, some, ""))
+    if not entries:
         yield paragraph(f"These settings have no {code(f'[[{name}]]')}.")
 
 
-def _schema(title: str, model: type[BaseModel]) -> Iterator[str]:
+def _schema(title: str, model: type[BaseModel], *, below: bool = True) -> Iterator[str]:
     rows = ((code(s.name), s.default, s.meaning) for s in settings_of(model))
     yield table(f"{code(title)}: {_sentence(model)}", ("Setting", "Default", "Meaning"), rows)
-    for name, below in tables_below(model):
-        yield from _schema(f"[{title.strip('[]')}.{name}]", below)
+    for name, table_below in tables_below(model) if below else ():
+        yield from _schema(f"[{title.strip('[]')}.{name}]", table_below)
 
 
 def _values(model: type[BaseModel], entries: Sequence[BaseModel], prefix: str) -> Iterator[Sequence[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from config.settings import DestinationSettings, RouteSettings, Settings
+from config.settings import DicomDestinationSettings, DicomwebDestinationSettings, RouteSettings, Settings
 from dicom_node.conformance.markdown import Section, bullets, code, codes, drawing, paragraph, see, table
 from dicom_node.routing import condition_in_words
 
@@ -78,7 +78,8 @@ def _sender_function() -> str:
         "the destination has every object of it, has refused it for good, or the delivery has reached its maximum age. "
         "Each destination has a queue of its own, so one that is down holds up no other. Verification SCU where "
         "`dicom-node doctor` tries out a destination. `dicom-node send`, a small modality, is the same Storage SCU "
-        "with the calling AE title that it is given."
+        "with the calling AE title that it is given. To a destination of kind dicomweb the same deliveries go by the "
+        f"Store transaction instead ({see('DICOM Web Services')})."
     )
 
 
@@ -121,11 +122,27 @@ def _destinations(settings: Settings) -> Iterator[str]:
     if not settings.destinations:
         yield paragraph("These settings name no destination: nothing is sent.")
         return
-    header = ("Destination", "Called AE title", "Host", "Port", "Calling AE title", "Associations at once")
-    yield table("Destinations", header, (_destination_row(settings, entry) for entry in settings.destinations))
+    dicom = [entry for entry in settings.destinations if isinstance(entry, DicomDestinationSettings)]
+    web = [entry for entry in settings.destinations if isinstance(entry, DicomwebDestinationSettings)]
+    if dicom:
+        header = ("Destination", "Called AE title", "Host", "Port", "Calling AE title", "Associations at once")
+        yield table("Destinations", header, (_destination_row(settings, entry) for entry in dicom))
+    if web:
+        columns = ("Destination", "DICOMweb service", "Requests at once", "Objects in a request", "MB in a request")
+        yield table("DICOMweb destinations", columns, map(_web_row, web))
 
 
-def _destination_row(settings: Settings, entry: DestinationSettings) -> tuple[str, ...]:
+def _web_row(entry: DicomwebDestinationSettings) -> tuple[str, ...]:
+    return (
+        code(entry.name),
+        code(entry.url),
+        str(entry.concurrency),
+        str(entry.max_objects),
+        str(entry.max_request_mb),
+    )
+
+
+def _destination_row(settings: Settings, entry: DicomDestinationSettings) -> tuple[str, ...]:
     calling = entry.calling_ae_title or settings.node.ae_title
     return (
         code(entry.name),

@@ -18,6 +18,7 @@ from dicom_node.conformance.transfer_syntaxes import (
     syntax_supports,
 )
 from dicom_node.derivation.terms import PRODUCT
+from dicom_node.destinations.syntaxes import NOT_IN_WEB_SERVICES
 from dicom_node.negotiation import VERIFICATION
 
 ANY_STORAGE: Final = "(any storage SOP class)"
@@ -63,8 +64,8 @@ def overview(settings: Settings) -> Section:
             paragraph(
                 f"{PRODUCT} is a DICOM node that stands between X-ray modalities and a PACS. It receives objects by "
                 "C-STORE, takes the noise out of the X-ray images that it is told to enhance, and forwards the "
-                "enhanced images, or the objects as they came, by C-STORE. It is no archive, no viewer and no source "
-                "of patient or order data."
+                "enhanced images, or the objects as they came, by C-STORE or STOW-RS. It is no archive, no viewer "
+                "and no source of patient or order data."
             ),
             table("Will it work with my equipment?", ("If you connect", "it has to", "and the node"), _needs(settings)),
             paragraph(
@@ -76,7 +77,7 @@ def overview(settings: Settings) -> Section:
         parts=(
             _content_and_transfer(settings),
             Section(title="DIMSE services", body=(_services(),)),
-            Section(title="DICOM Web Services", body=("None.",)),
+            Section(title="DICOM Web Services", body=_web_services()),
             Section(title="Media services", body=("None: no File-sets are created, read or updated.",)),
             Section(title="Real-Time Video services", body=("None.",)),
             Section(
@@ -192,3 +193,32 @@ def _services() -> str:
         for service in SERVICES
     )
     return table("DIMSE services", ("Service", "Abstract syntax", "SCU", "SCP", "Note"), rows)
+
+
+def _web_services() -> tuple[str, ...]:
+    rows = (
+        ("Studies: Store (STOW-RS)", "yes", "no", "To destinations of kind dicomweb."),
+        ("Studies: Search (QIDO-RS)", "yes", "no", "By `dicom-node doctor`, and where a success names no instance."),
+        ("Studies: Retrieve (WADO-RS)", "no", "no", "-"),
+        ("Worklist (UPS-RS), Non-Patient Instances", "no", "no", "-"),
+    )
+    refused = ", ".join(sorted(syntax_name(uid) for uid in NOT_IN_WEB_SERVICES))
+    return (
+        table("DICOM Web Services", ("Service", "User agent", "Origin server", "Note"), rows),
+        bullets(
+            (
+                'Store: POST to /studies with multipart/related; type="application/dicom", with Content-Length and '
+                "never in chunks; responses in application/dicom+json, or application/dicom+xml.",
+                "An object goes in its own transfer syntax, or compressed as its destination's settings say; from "
+                f"{refused} it is transcoded to Explicit VR Little Endian, and where the server refuses its transfer "
+                "syntax too (Failure Reason C122 or another Cxxx; 400, 409, 415, 422 or 500 for this object alone).",
+                "An instance is sent when the response lists it in Referenced SOP Sequence, with or without Warning "
+                "Reason. One in Failed SOP Sequence is treated as C-STORE treats the same status. One in neither is "
+                "not stored, and is sent again.",
+                "HTTP over TLS 1.2 or later, with the server's certificate verified unless `verify` is false; "
+                "authentication by bearer token, OAuth 2.0 client credentials, user and password, or client "
+                "certificate. Redirects are not followed.",
+                "DICOMweb has no Storage Commitment: what was sent rests on the response alone.",
+            )
+        ),
+    )

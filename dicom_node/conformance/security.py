@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from config.settings import Settings
+from config.settings import DicomDestinationSettings, DicomwebDestinationSettings, Settings
 from dicom_node.conformance.markdown import Section, bullets, code, paragraph, table
+from dicom_node.destinations.web_explanations import web_peer
 from dicom_node.tls import CIPHERS
 
 
@@ -110,6 +111,10 @@ def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
     if settings.tls.enabled:
         yield "sources", here, code(settings.tls.port), "Verification, Storage, over TLS"
     for entry in settings.destinations:
+        if isinstance(entry, DicomwebDestinationSettings):
+            services = "STOW-RS; QIDO-RS by doctor and where a response is unclear"
+            yield "this node", f"destination {code(entry.name)}", code(web_peer(entry.name, entry.url).port), services
+            continue
         over = ", over TLS" if entry.tls.enabled else ""
         yield "this node", f"destination {code(entry.name)}", code(entry.port), f"Storage, Verification by doctor{over}"
 
@@ -122,6 +127,10 @@ def _in_these_settings(settings: Settings) -> str:
         acceptor = f"it listens for TLS alone, on port {code(tls.port)};"
     else:
         acceptor = f"it listens without TLS on port {code(node.port)} and for TLS on port {code(tls.port)};"
-    secured = [entry.name for entry in settings.destinations if entry.tls.enabled]
+    secured = [
+        entry.name
+        for entry in settings.destinations
+        if isinstance(entry, DicomDestinationSettings) and entry.tls.enabled
+    ]
     named = ", ".join(code(name) for name in secured)
     return f"{acceptor} destinations that are called over TLS: {named or 'none'}."

@@ -92,10 +92,10 @@ def probe_peer(
     clock
         Seconds since the epoch, for how long certificates still hold.
     """
-    walk = _Walk()
+    walk = StepWalk()
     if (
-        walk.step("name", lambda: _resolve(peer))
-        and walk.step("tcp", lambda: _connect(peer, connect_timeout_s))
+        walk.step("name", lambda: resolve_peer(peer))
+        and walk.step("tcp", lambda: connect_peer(peer, connect_timeout_s))
         and (tls is None or walk.step("tls", lambda: _secure(peer, tls, connect_timeout_s, clock())))
     ):
         walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, compression, walk))
@@ -119,18 +119,20 @@ def probed_contexts(sop_classes: Mapping[str, str] = PROBED_CLASSES) -> list[Pro
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Finding:
+class StepFinding:
+    """How a step ended, and one sentence on it."""
+
     state: StepState
     sentence: str
 
 
-class _Walk:
+class StepWalk:
     """The steps so far; each is timed, and stops the walk if it failed."""
 
     def __init__(self) -> None:
         self.steps: list[ProbeStep] = []
 
-    def step(self, name: str, action: Callable[[], _Finding]) -> bool:
+    def step(self, name: str, action: Callable[[], StepFinding]) -> bool:
         begin, place = time.perf_counter(), len(self.steps)
         finding = action()
         seconds = time.perf_counter() - begin
@@ -139,15 +141,16 @@ class _Walk:
         return finding.state is not StepState.FAILED
 
 
-def _ok(sentence: str) -> _Finding:
-    return _Finding(state=StepState.OK, sentence=sentence)
+def _ok(sentence: str) -> StepFinding:
+    return StepFinding(state=StepState.OK, sentence=sentence)
 
 
-def _failed(sentence: str) -> _Finding:
-    return _Finding(state=StepState.FAILED, sentence=sentence)
+def _failed(sentence: str) -> StepFinding:
+    return StepFinding(state=StepState.FAILED, sentence=sentence)
 
 
-def _resolve(peer: Peer) -> _Finding:
+def resolve_peer(peer: Peer) -> StepFinding:
+    """Look up the name of the host."""
     try:
         ipaddress.ip_address(peer.host)
     except ValueError:
@@ -161,7 +164,8 @@ def _resolve(peer: Peer) -> _Finding:
     return _ok(f"{peer.host} is {', '.join(sorted({str(entry[4][0]) for entry in found}))}")
 
 
-def _connect(peer: Peer, timeout_s: float) -> _Finding:
+def connect_peer(peer: Peer, timeout_s: float) -> StepFinding:
+    """Open a TCP connection, and close it."""
     try:
         socket.create_connection((peer.host, peer.port), timeout=timeout_s).close()
     except OSError as error:
@@ -169,7 +173,7 @@ def _connect(peer: Peer, timeout_s: float) -> _Finding:
     return _ok(f"{peer.address} accepts connections")
 
 
-def _secure(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> _Finding:
+def _secure(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> StepFinding:
     """Do a TLS handshake as a delivery does; where it fails, look at what the peer shows all the same."""
     try:
         context = client_context(tls)
@@ -186,7 +190,7 @@ def _secure(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> _
         f"{version} with {cipher}; its certificate, of {shown.subject} by {shown.issuer}, is {shown.validity(now)}"
     )
     state = StepState.WARNING if shown.days_left(now) < _SOON_DAYS else StepState.OK
-    return _Finding(state=state, sentence=sentence)
+    return StepFinding(state=state, sentence=sentence)
 
 
 def _what_it_shows(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> str:
@@ -220,8 +224,8 @@ def _negotiate(
     open_association: OpenAssociation,
     sop_classes: Mapping[str, str],
     compression: str | None,
-    walk: _Walk,
-) -> _Finding:
+    walk: StepWalk,
+) -> StepFinding:
     """Open the association, and add the steps that need it open."""
     try:
         association = open_association(probed_contexts(sop_classes))
@@ -234,7 +238,7 @@ def _negotiate(
                 walk.steps.append(_judge_compression(association, sop_classes, compression))
             walk.step("echo", lambda: _echo(peer, association))
     except DeliveryError as error:
-        return _Finding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
+        return StepFinding(state=StepState.WARNING, sentence=f"accepted, but not ended properly: {error}")
     return _ok(f"accepted: {peer.calling_ae_title} calls {peer.ae_title}")
 
 
@@ -282,9 +286,9 @@ def _judge_compression(
     return ProbeStep(name="compression", state=StepState.WARNING, sentence=sentence)
 
 
-def _echo(peer: Peer, association: RequestedAssociation) -> _Finding:
+def _echo(peer: Peer, association: RequestedAssociation) -> StepFinding:
     if not any(context.abstract_syntax == VERIFICATION for context in association.accepted.values()):
-        return _Finding(
+        return StepFinding(
             state=StepState.WARNING, sentence=f"{peer} does not offer Verification, so C-ECHO was not tried"
         )
     try:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.uid import UID
 
-from config.settings import DestinationSettings
+from config.settings import DicomDestinationSettings
 from dicom_node.data_phase import PeerAborted
 from dicom_node.destinations.base import (
     DeliveryItem,
@@ -22,20 +22,18 @@ from dicom_node.destinations.base import (
     classify_status,
 )
 from dicom_node.destinations.explanations import Peer, explain_context, explain_failure, explain_status
+from dicom_node.destinations.preparing import in_syntax
 from dicom_node.destinations.probing import probe_peer
 from dicom_node.destinations.syntaxes import COMPRESSIONS, FALLBACK_SYNTAXES, compressed_syntax, offered_syntaxes
 from dicom_node.errors import (
     ContextRejected,
     DeliveryError,
     DerivationError,
-    NodeError,
     TransientFailure,
     UnsupportedPixels,
-    describe,
 )
 from dicom_node.negotiation import MAX_CONTEXTS
 from dicom_node.tls import client_files
-from dicom_node.transcoding import to_compressed, to_uncompressed
 from dicom_node.upper_layer import (
     AcceptedContext,
     ProposedContext,
@@ -45,10 +43,6 @@ from dicom_node.upper_layer import (
 )
 
 log = logging.getLogger(__name__)
-
-MAX_COMPRESSION_S = 20.0
-"""Time after which no further frame of an image is compressed, in seconds. The association is silent meanwhile, and a
-peer that hangs up over it (Orthanc after 30 s) would never get the image however often it is tried again."""
 
 LOSSES_IN_VAIN = 2
 """Associations lost one after the other, with nothing answered, after which the peer is left alone for now."""
@@ -82,7 +76,9 @@ def propose_contexts(kinds: Iterable[tuple[str, str]]) -> tuple[ProposedContext,
     return tuple(contexts)
 
 
-def plan_association(items: Sequence[DeliveryItem], settings: DestinationSettings | None = None) -> AssociationPlan:
+def plan_association(
+    items: Sequence[DeliveryItem], settings: DicomDestinationSettings | None = None
+) -> AssociationPlan:
     """Return the plan for as many of the first `items` as one association has contexts for; pure.
 
     Where `settings` ask for compression, the compressed syntax is proposed beside the object's own.
@@ -123,7 +119,7 @@ class StorageScu:
 
     def __init__(
         self,
-        settings: DestinationSettings,
+        settings: DicomDestinationSettings,
         *,
         node_ae_title: str,
         label: str | None = None,
@@ -270,7 +266,9 @@ class StorageScu:
             if context_id is None:
                 continue
             with ExitStack() as stack:
-                source, offset = stack.enter_context(self._in_syntax(item, syntax))
+                source, offset = stack.enter_context(
+                    in_syntax(item, syntax, self._settings, folder=self._scratch_folder)
+                )
                 if source is None:
                     continue
                 return association.store(
@@ -281,48 +279,6 @@ class StorageScu:
                     offset=offset,
                 )
         return None
-
-    @contextmanager
-    def _in_syntax(self, item: DeliveryItem, syntax: str) -> Iterator[tuple[Path | None, int]]:
-        """Give the file that holds the data set in `syntax` and where it begins there; None to try the next syntax."""
-        with ExitStack() as stack:
-            if syntax == item.transfer_syntax_uid:
-                yield item.path, item.dataset_offset
-            elif syntax == _compressed_syntax(item, self._settings):
-                yield stack.enter_context(self._compressed(item, syntax)), 0
-            else:
-                yield stack.enter_context(self._transcoded(item, syntax)), 0
-
-    @contextmanager
-    def _compressed(self, item: DeliveryItem, syntax: str) -> Iterator[Path | None]:
-        """Give the data set compressed; None, whatever the reason, where it is to go as it is."""
-        with ExitStack() as stack:
-            path = None
-            try:
-                # A frame is not interrupted: the peer may have hung up over the silence while this one was compressed.
-                if not item.in_doubt:
-                    path = stack.enter_context(
-                        to_compressed(item.path, syntax, folder=self._scratch_folder, limit_s=MAX_COMPRESSION_S)
-                    )
-            except (NodeError, OSError) as error:
-                log.info("Sent as it is", extra={"instance": item.instance_id, "syntax": syntax, "reason": str(error)})
-            except Exception:
-                log.exception("Compression failed", extra={"instance": item.instance_id, "syntax": syntax})
-            yield path
-
-    @contextmanager
-    def _transcoded(self, item: DeliveryItem, syntax: str) -> Iterator[Path]:
-        """Give the data set in another syntax; whatever goes wrong while it is made concerns this object alone."""
-        with ExitStack() as stack:
-            try:
-                path = stack.enter_context(to_uncompressed(item.path, syntax, folder=self._scratch_folder))
-            except (NodeError, OSError):
-                raise
-            except Exception as error:
-                # Codecs raise whatever they like; a poison image must not stop its series.
-                log.exception("Transcoding failed", extra={"instance": item.instance_id, "syntax": syntax})
-                raise DerivationError(describe(error)) from error
-            yield path
 
     def _refuse_context(self, item: DeliveryItem, accepted: Iterable[AcceptedContext]) -> ItemOutcome:
         class_accepted = any(context.abstract_syntax == item.sop_class_uid for context in accepted)
@@ -344,7 +300,7 @@ class StorageScu:
             on_outcome(_outcome(item, outcome, reason, in_doubt=item.in_doubt, silence=silence))
 
 
-def _compressed_syntax(item: DeliveryItem, settings: DestinationSettings) -> str | None:
+def _compressed_syntax(item: DeliveryItem, settings: DicomDestinationSettings) -> str | None:
     return compressed_syntax(item.transfer_syntax_uid, is_derived=item.is_derived, settings=settings)
 
 

@@ -29,6 +29,9 @@ COMPRESSIONS: Final[Mapping[str, str]] = {
 }
 """What the setting `compress` of a destination stands for."""
 
+NOT_IN_WEB_SERVICES: Final = frozenset((ImplicitVRLittleEndian, ExplicitVRBigEndian))
+"""Not to be used in the payload of a web service (PS3.18 8.7.3.5); such objects go in Explicit VR Little Endian."""
+
 UNCOMPRESSED: Final = frozenset(
     (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 )
@@ -55,4 +58,7 @@ def offered_syntaxes(transfer_syntax_uid: str, *, is_derived: bool, settings: De
     """Return the syntaxes in which an object may go, in the order in which the first accepted one is taken."""
     compressed = compressed_syntax(transfer_syntax_uid, is_derived=is_derived, settings=settings)
     first = () if compressed is None else (compressed,)
+    if settings.kind == "dicomweb":
+        own = () if transfer_syntax_uid in NOT_IN_WEB_SERVICES else (transfer_syntax_uid,)
+        return tuple(dict.fromkeys((*first, *own, ExplicitVRLittleEndian)))
     return tuple(dict.fromkeys((*first, transfer_syntax_uid, *FALLBACK_SYNTAXES)))

@@ -338,7 +338,7 @@ def test_an_object_that_can_not_be_transcoded_does_not_stop_its_series(
     def fail(path: Path, transfer_syntax_uid: str, *, folder: Path | None = None) -> None:
         raise raised
 
-    monkeypatch.setattr("dicom_node.destinations.storage_scu.to_uncompressed", fail)
+    monkeypatch.setattr("dicom_node.destinations.preparing.to_uncompressed", fail)
     paths = [write_image(tmp_path, 0, syntax=RLELossless), write_image(tmp_path, 1)]
     outcomes = Outcomes()
     with MockScp(contexts={DX: (ExplicitVRLittleEndian,)}) as peer:

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
-from config.settings import DestinationSettings
+from config.settings import DicomDestinationSettings
 from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome
 from dicom_node.sending import read_item
 
@@ -66,7 +66,7 @@ def items_of(paths: list[Path]) -> list[DeliveryItem]:
     return [read_item(path, number) for number, path in enumerate(paths)]
 
 
-def destination(port: int, **changes: object) -> DestinationSettings:
+def destination(port: int, **changes: object) -> DicomDestinationSettings:
     """Return the settings of a destination on the loopback interface with short time-outs."""
     settings: dict[str, object] = {
         "name": "pacs",
@@ -77,7 +77,7 @@ def destination(port: int, **changes: object) -> DestinationSettings:
         "acse_timeout_s": 5,
         "dimse_timeout_s": 20,
     }
-    return DestinationSettings.model_validate(settings | changes)
+    return DicomDestinationSettings.model_validate(settings | changes)
 
 
 class Outcomes(list[ItemOutcome]):

@@ -30,6 +30,7 @@ from dicom_node.derivation.terms import IMAGE_TYPE_TERM
 from dicom_node.forecast import UNROUTED, Forecast, foresee
 from dicom_node.part10 import open_part10
 from dicom_node.routing import PASSES_THROUGH, SenderFacts
+from tests.support.items import write_image
 from tests.support.objects import (
     cr_dataset,
     dx_dataset,
@@ -188,3 +189,15 @@ def test_an_object_without_file_meta_information_is_judged_like_any_other(tmp_pa
         found = foresee(settings(), part10, SenderFacts())
     assert found.enhanced
     assert found.shipments[0].transfer_syntaxes == (IMPLICIT, LE)
+
+
+@pytest.mark.parametrize(("syntax", "offered"), [(IMPLICIT, (LE,)), (LE, (LE,)), (RLELossless, (RLELossless, LE))])
+def test_a_dicomweb_destination_is_offered_what_web_services_allow(
+    tmp_path: Path, syntax: str, offered: tuple[str, ...]
+) -> None:
+    web = {"name": "web", "kind": "dicomweb", "url": "https://h/dicom-web"}
+    raw = {"destinations": [web], "routes": [{"name": "r", "enhance": False, "destinations": ["web"]}]}
+    path = write_image(tmp_path, 1, syntax=syntax)
+    with open_part10(path) as part10:
+        forecast = foresee(parse_settings(raw), part10, SenderFacts(calling_ae_title="X"))
+    assert [shipment.transfer_syntaxes for shipment in forecast.shipments] == [offered]

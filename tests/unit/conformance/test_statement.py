@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from config.example import TABLES_BELOW
 from config.loading import load_settings, parse_settings
-from config.settings import DestinationSettings, Settings
+from config.settings import Settings
 from dicom_node.conformance import render_statement
 from dicom_node.conformance.markdown import CONTENTS, Section, code, document, see, table
 from dicom_node.tls import CIPHERS
@@ -156,7 +156,7 @@ def test_the_statement_knows_nothing_of_machine_time_or_chance(tmp_path: Path) -
 def test_every_setting_is_there_with_its_meaning() -> None:
     found = tables(render_statement(Settings()))
     shown = {
-        (re.match(r"\[+([a-z.]+)\]+:", plain(caption))[1], plain(row["Setting"])): row["Meaning"]  # type: ignore[index]
+        (re.match(r"\[+([a-z.]+)\]+([^:]*):", plain(caption)).expand(r"\1\2"), plain(row["Setting"])): row["Meaning"]  # type: ignore[index]
         for caption, rows in found.items()
         if plain(caption).startswith("[")
         for row in rows
@@ -165,7 +165,13 @@ def test_every_setting_is_there_with_its_meaning() -> None:
     schema = Settings.model_json_schema()
     expected = {}
     for name, field in schema["properties"].items():
-        model = (field.get("items") or field)["$ref"].rsplit("/", 1)[1]
+        reference = field.get("items") or field
+        if name == "destinations":
+            web = schema["$defs"]["DicomwebDestinationSettings"]["properties"]
+            title = f"{name} of kind dicomweb"
+            expected |= {(title, key): entry["description"] for key, entry in web.items() if key != "retry"}
+            reference = {"$ref": "/DicomDestinationSettings"}
+        model = reference["$ref"].rsplit("/", 1)[1]
         for setting, described in schema["$defs"][model]["properties"].items():
             if setting in TABLES_BELOW and name == "destinations":
                 below = schema["$defs"][TABLES_BELOW[setting].__name__]["properties"]
@@ -251,7 +257,10 @@ def test_no_password_and_no_folder_is_shown() -> None:
 )
 def test_what_is_said_to_be_missing_has_no_settings(sentence: str, words: tuple[str, ...]) -> None:
     text = render_statement(Settings())
-    names = re.findall(r'"([a-z_]+)":', str(Settings.model_json_schema()).replace("'", '"'))
+    schema = Settings.model_json_schema()
+    # HTTP has TLS of its own.
+    del schema["$defs"]["DicomwebDestinationSettings"]
+    names = re.findall(r'"([a-z_]+)":', str(schema).replace("'", '"'))
     assert "ae_title" in names
     contradicting = [name for name in names if any(word in name for word in words)]
     assert sentence not in text or not contradicting
@@ -271,9 +280,22 @@ def test_what_is_said_of_tls_follows_the_settings() -> None:
     assert "| sources | this node, address `0.0.0.0` | `11112` |" not in alone
 
 
-def test_every_kind_of_destination_is_a_storage_scp() -> None:
-    # Another kind of destination would be an application entity, or a web service, that the statement leaves out.
-    assert DestinationSettings.model_json_schema()["properties"]["kind"]["const"] == "dicom"
+def test_a_dicomweb_destination_is_told_with_its_service_and_without_its_secrets() -> None:
+    web = {
+        "name": "cloud",
+        "kind": "dicomweb",
+        "url": "https://cloud.local:8443/dicom-web",
+        "token_file": "/srv/token-of-cloud",
+        "headers": {"X-Key": "s3cret"},
+    }
+    raw = tomllib.loads(TWO_OF_EACH)
+    text = render_statement(parse_settings({**raw, "destinations": [*raw["destinations"], web]}))
+    found = tables(text)
+    assert [plain(row["DICOMweb service"]) for row in found["DICOMweb destinations"]] == [web["url"]]
+    assert [plain(row["Destination"]) for row in found["Destinations"]] == ["pacs", "archive"]
+    assert "8443" in {plain(row["Port"]) for row in found["TCP connections"]}
+    assert "token-of-cloud" not in text
+    assert "s3cret" not in text
 
 
 # ---------------------------------------------------------------------- Markdown

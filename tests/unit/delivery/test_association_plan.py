@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 from pydicom.uid import JPEGLossless
 
-from config.settings import DestinationSettings
+from config.settings import DicomDestinationSettings
 from dicom_node.destinations.base import DeliveryItem
 from dicom_node.destinations.storage_scu import plan_association, propose_contexts
 from dicom_node.destinations.syntaxes import COMPRESSIONS, compressed_syntax, offered_syntaxes
@@ -31,8 +31,8 @@ def item(number: int, sop_class: str = DX, syntax: str = EXPLICIT, *, is_derived
     )
 
 
-def pacs(**changes: object) -> DestinationSettings:
-    return DestinationSettings.model_validate(
+def pacs(**changes: object) -> DicomDestinationSettings:
+    return DicomDestinationSettings.model_validate(
         {"name": "pacs", "ae_title": "PACS", "host": "h", "port": 104, "compress": "jpeg-ls", **changes}
     )
 
@@ -117,13 +117,13 @@ def test_compression_comes_first_where_it_is_wanted_and_never_over_another(
 
 def test_without_the_setting_nothing_is_compressed() -> None:
     assert compressed_syntax(EXPLICIT, is_derived=True, settings=pacs(compress="no")) is None
-    assert DestinationSettings(name="p", ae_title="P", host="h", port=104).compress == "no"
+    assert DicomDestinationSettings(name="p", ae_title="P", host="h", port=104).compress == "no"
 
 
 def test_every_choice_is_a_syntax_that_is_written_here() -> None:
     # JPEG Lossless with any selection value is written where the source has it; new is selection value 1 alone.
     assert set(COMPRESSIONS.values()) == set(ENCODABLE) - {JPEGLossless}
-    literal = DestinationSettings.model_fields["compress"].annotation
+    literal = DicomDestinationSettings.model_fields["compress"].annotation
     assert set(get_args(literal)) == {"no", *COMPRESSIONS}
 
 
