@@ -15,10 +15,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from config.settings import (
+    CommitmentSettings,
     DestinationSettings,
     RetrySettings,
     RouteSettings,
     Settings,
+    SourceCommitmentSettings,
     SourceSettings,
 )
 
@@ -33,6 +35,11 @@ LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
     "destinations": DestinationSettings,
     "routes": RouteSettings,
+}
+# Tables in these tables, each under its own heading.
+INNER: dict[str, dict[str, type[BaseModel]]] = {
+    "sources": {"commitment": SourceCommitmentSettings},
+    "destinations": {"retry": RetrySettings, "commitment": CommitmentSettings},
 }
 
 
@@ -53,8 +60,8 @@ def render_example() -> str:
                 f"[[{name}]]",
                 *_fields(LISTS[name], EXAMPLE_VALUES[name]),
             ]
-            if name == "destinations":
-                lines += ["", "# [destinations.retry]", *_fields(RetrySettings, {})]
+            for inner, inner_model in INNER.get(name, {}).items():
+                lines += ["", f"# [{name}.{inner}]", *_fields(inner_model, {})]
         else:
             model = field.annotation
             assert isinstance(model, type)
@@ -77,8 +84,8 @@ def render_reference() -> str:
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
-        if name == "destinations":
-            lines += ["", "## `[destinations.retry]`", "", *_reference_table(RetrySettings)]
+        for inner, inner_model in INNER.get(name, {}).items():
+            lines += ["", f"## `[{name}.{inner}]`", "", *_reference_table(inner_model)]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from config.settings import Settings
 from dicom_node.association_policy import ReceiverLoad, host_names, judge_association
+from dicom_node.commitment_peers import Rights, report_sources, rights_of
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
@@ -29,9 +30,10 @@ _LONGEST_DELAY_S: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """An association that was accepted: its number in the ledger."""
+    """An association that was accepted: its number in the ledger, and what its peer may do."""
 
     association_id: int
+    rights: Rights
 
 
 class Admission:
@@ -44,7 +46,8 @@ class Admission:
         self._lock = threading.Lock()
         self._associations = 0
         self._stopping = threading.Event()
-        self._names = host_names(settings.sources)
+        self._reporters = report_sources(settings.destinations)
+        self._names = host_names((*settings.sources, *self._reporters))
         self._addresses: dict[str, frozenset[str]] = {}
         self._addresses_until = 0.0
 
@@ -71,13 +74,18 @@ class Admission:
                 is_stopping=self._stopping.is_set(),
             )
             rejection = judge_association(
-                request, ae_title=settings.node.ae_title, sources=settings.sources, addresses=addresses, load=load
+                request,
+                ae_title=settings.node.ae_title,
+                sources=settings.sources,
+                reporters=self._reporters,
+                addresses=addresses,
+                load=load,
             )
             if rejection is None:
                 self._associations += 1
         if rejection is None:
             try:
-                return self._open(request)
+                return self._open(request, rights_of(request, settings, addresses))
             except BaseException as error:
                 with self._lock:
                     self._associations -= 1
@@ -108,14 +116,14 @@ class Admission:
             with self._lock:
                 self._associations -= 1
 
-    def _open(self, request: AssociationRequest) -> Admitted:
+    def _open(self, request: AssociationRequest, rights: Rights) -> Admitted:
         association_id = self._ledger.open_association(
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
             host=request.host,
             port=request.port,
         )
-        return Admitted(association_id=association_id)
+        return Admitted(association_id=association_id, rights=rights)
 
     def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
         who = {

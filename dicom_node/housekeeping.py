@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from apscheduler.schedulers.base import BaseScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.errors import NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.processes import ProcessLedger
@@ -32,6 +33,8 @@ class Housekeeping:
     retention: RetentionLedger
     store: InstanceStore
     keep_s: float
+    committing: frozenset[str] = frozenset()
+    commitment: CommitmentJobs | None = None
 
     def complete_and_wake(self) -> None:
         """Complete quiet series and enqueue what is to be done."""
@@ -47,7 +50,7 @@ class Housekeeping:
     def purge(self) -> None:
         """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""
         purged = 0
-        for key in self.retention.purge_delivered(self.keep_s):
+        for key in self.retention.purge_delivered(self.keep_s, self.committing):
             self.store.delete(key)
             purged += 1
         swept = self.store.sweep_incoming(INCOMING_MAX_AGE_S)
@@ -58,11 +61,13 @@ class Housekeeping:
 def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
     """Add the jobs to `scheduler`; the first runs at once, to pick up what a restart left."""
     housekeeping.watch.route_waiting()
+    commitment = housekeeping.commitment.jobs() if housekeeping.commitment is not None else ()
     for name, job, period_s in (
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, 15.0),
         ("retention", housekeeping.purge, 600.0),
+        *commitment,
     ):
         scheduler.add_job(
             _logged(name, job),

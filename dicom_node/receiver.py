@@ -12,9 +12,11 @@ from typing import Final
 
 from config.settings import Settings
 from dicom_node.admission import Admission, Admitted
-from dicom_node.association_policy import choose_transfer_syntax
+from dicom_node.commitment_peers import Rights
+from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
@@ -29,7 +31,7 @@ _JOIN_S: Final = 10.0
 
 
 class Receiver:
-    """Storage SCP and Verification SCP of the node.
+    """Storage SCP, Verification SCP and Storage Commitment of the node.
 
     Parameters
     ----------
@@ -37,12 +39,17 @@ class Receiver:
         `node`, `receiver` and `sources` are used; port 0 takes any free port.
     store, ledger
         Where objects become durable; shared by all associations.
+    database
+        For Storage Commitment; without it none is answered.
     """
 
-    def __init__(self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger) -> None:
+    def __init__(
+        self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger, database: Database | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._ledger = ledger
+        self._database = database
         self._recorder = GroupCommit(ledger)
         self._admission = Admission(settings, store, ledger)
         self._lock = threading.Lock()
@@ -121,15 +128,16 @@ class Receiver:
 
     def _serve(self, sock: socket.socket) -> None:
         admitted: Admitted | None = None
+        rights = Rights(source=None, destinations=frozenset())
         service: StorageScp | None = None
         outcome, acknowledged = AssociationOutcome.LOST, 0
 
         def judge(request: AssociationRequest) -> Rejection | None:
-            nonlocal admitted
+            nonlocal admitted, rights
             answer = self._admission.admit(request)
             if isinstance(answer, Rejection):
                 return answer
-            admitted = answer
+            admitted, rights = answer, answer.rights
             return None
 
         limits = self._settings.receiver
@@ -137,7 +145,7 @@ class Receiver:
             association = accept_association(
                 sock,
                 judge=judge,
-                choose_transfer_syntax=choose_transfer_syntax,
+                choose_transfer_syntax=lambda context: rights.choose_transfer_syntax(context),
                 ae_title=self._settings.node.ae_title,
                 max_pdu_bytes=limits.max_pdu_bytes,
                 acse_timeout_s=limits.acse_timeout_s,
@@ -152,6 +160,7 @@ class Receiver:
                 recorder=self._recorder,
                 max_object_bytes=limits.max_object_mb * 1_000_000,
                 min_free_bytes=limits.min_free_mb << 20,
+                commitment=self._commitment(association.request, rights),
             )
             with self._registered(service):
                 outcome = service.run()
@@ -168,6 +177,13 @@ class Receiver:
             if service is not None:
                 service.close()
             sock.close()
+
+    def _commitment(self, request: AssociationRequest, rights: Rights) -> CommitmentScp | None:
+        if self._database is None:
+            return None
+        return CommitmentScp(
+            self._settings, self._database, rights, calling_ae_title=request.calling_ae_title, host=request.host
+        )
 
     @contextlib.contextmanager
     def _registered(self, service: StorageScp) -> Iterator[None]:

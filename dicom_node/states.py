@@ -76,6 +76,11 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
     (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
+    # The destination does not have all of it: sent again, or a dead letter.
+    (DeliveryState.COMMITTING, "resend"): DeliveryState.PENDING,
+    (DeliveryState.COMMITTING, "refuse"): DeliveryState.REFUSED,
+    # A report that comes after we gave up still counts.
+    (DeliveryState.REFUSED, "commit"): DeliveryState.COMMITTED,
     # The operator's `queue retry`.
     (DeliveryState.REFUSED, "requeue"): DeliveryState.PENDING,
     (DeliveryState.ABANDONED, "requeue"): DeliveryState.PENDING,

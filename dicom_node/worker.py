@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from dbos import DBOS
 from pydicom.dataset import Dataset
@@ -17,6 +18,8 @@ from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.commitment_jobs import CommitmentJobs
+from dicom_node.commitment_peers import committing
 from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
@@ -71,8 +74,11 @@ def run_worker(settings: Settings, number: int) -> int:
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
-            scheduler = BackgroundScheduler(timezone="UTC")
-            schedule_jobs(scheduler, _housekeeping(state, workflows, processes))
+            housekeeping = _housekeeping(state, workflows, processes)
+            # A job may wait for a peer that is dead: each has a thread, beside those for everything else.
+            threads = 10 + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
+            scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
+            schedule_jobs(scheduler, housekeeping)
             scheduler.start()
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
@@ -215,6 +221,8 @@ def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) 
         retention=RetentionLedger(state.database),
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,
+        committing=frozenset(committing(state.settings)),
+        commitment=CommitmentJobs(state.settings, state.database, rng=random.Random()),
     )
 
 

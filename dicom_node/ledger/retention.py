@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import exists, select
 
 from dicom_node.ledger.database import Database, change_state
 from dicom_node.ledger.schema import arrival, delivery, instance
-from dicom_node.states import DELIVERED, INSTANCE, ArrivalState, InstanceState
+from dicom_node.states import DELIVERED, INSTANCE, ArrivalState, DeliveryState, InstanceState
 
 _BATCH = 500
 
@@ -17,9 +19,10 @@ class RetentionLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def purge_delivered(self, keep_s: float) -> list[str]:
+    def purge_delivered(self, keep_s: float, committing: Collection[str] = ()) -> list[str]:
         """Mark what has been delivered everywhere for `keep_s` seconds as purged; returns the keys to delete.
 
+        `committing` are the destinations, by name, that are asked for commitment: they have what they have committed.
         An arrival with any delivery that is pending, held, refused or abandoned keeps all its objects. The rows
         stay, so a later resend of the same object is known. A file whose deletion fails after this is an orphan,
         which `verify` names.
@@ -28,7 +31,10 @@ class RetentionLedger:
         delivered = [state.value for state in DELIVERED]
         open_delivery = exists().where(
             delivery.c.arrival_id == arrival.c.id,
-            delivery.c.state.not_in(delivered) | (delivery.c.finished_at > before) | delivery.c.finished_at.is_(None),
+            delivery.c.state.not_in(delivered)
+            | (delivery.c.destination.in_(list(committing)) & (delivery.c.state != DeliveryState.COMMITTED.value))
+            | (delivery.c.finished_at > before)
+            | delivery.c.finished_at.is_(None),
         )
         query = (
             select(instance.c.id, instance.c.key)
