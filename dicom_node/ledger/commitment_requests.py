@@ -128,8 +128,8 @@ class CommitmentRequestLedger:
                 select(commitment_request_item.c.sop_class_uid, commitment_request_item.c.sop_instance_uid).where(
                     commitment_request_item.c.request_id == known.id
                 )
-            ).tuples()
-            if set(items) != set(references):
+            )
+            if {(item.sop_class_uid, item.sop_instance_uid) for item in items} != set(references):
                 raise TransactionUidReused(transaction_uid)
             if known.state in (RequestState.REPORTED.value, RequestState.ABANDONED.value):
                 connection.execute(

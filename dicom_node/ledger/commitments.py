@@ -119,9 +119,8 @@ class CommitmentLedger:
         again.
         """
         now = self._database.now()
-        never_asked = delivery_commitment.c.delivery_id.is_(None) & (
-            func.coalesce(delivery.c.finished_at, 0.0) <= now - delay_s
-        )
+        is_sent = delivery.c.state == DeliveryState.SENT.value
+        is_committing = delivery.c.state == DeliveryState.COMMITTING.value
         is_stored = exists().where(
             instance.c.id == delivery_item.c.instance_id,
             delivery_item.c.delivery_id == delivery.c.id,
@@ -132,8 +131,9 @@ class CommitmentLedger:
             .outerjoin(delivery_commitment, delivery_commitment.c.delivery_id == delivery.c.id)
             .where(
                 delivery.c.destination == destination,
-                delivery.c.state.in_(_open_states),
-                never_asked | (delivery_commitment.c.next_request_at <= now),
+                # However it was sent, for the first time or again, it is asked for anew.
+                (is_sent & (func.coalesce(delivery.c.finished_at, 0.0) <= now - delay_s))
+                | (is_committing & (delivery_commitment.c.next_request_at <= now)),
                 is_stored,
             )
             .order_by(delivery_commitment.c.next_request_at, delivery.c.id)
@@ -156,17 +156,21 @@ class CommitmentLedger:
             row = connection.execute(
                 select(delivery_commitment).where(delivery_commitment.c.delivery_id == delivery_id)
             ).one_or_none()
-            if row is not None and (row.next_request_at is None or row.next_request_at > now):
-                return []
-            if row is None:
-                connection.execute(insert(delivery_commitment).values(delivery_id=delivery_id, since=now, requests=0))
             if state == DeliveryState.SENT.value:
+                since, requests = now, 0
+                if row is None:
+                    connection.execute(
+                        insert(delivery_commitment).values(delivery_id=delivery_id, since=now, requests=0)
+                    )
                 _change(connection, delivery_id, "request_commitment", now)
+            elif row is None or row.next_request_at is None or row.next_request_at > now:
+                return []
+            else:
+                since, requests = row.since, row.requests
             left = connection.execute(_left_to_commit(delivery_id)).all()
             if not left:
                 _commit(connection, delivery_id, now)
                 return []
-            since, requests = (row.since, row.requests) if row is not None else (now, 0)
             if requests and now - since > policy.max_age_s:
                 self._give_up(connection, delivery_id, now, f"no commitment of {len(left)} SOP instances in time")
                 return []
@@ -174,7 +178,7 @@ class CommitmentLedger:
             connection.execute(
                 update(delivery_commitment)
                 .where(delivery_commitment.c.delivery_id == delivery_id)
-                .values(requests=requests + 1, next_request_at=now + timeout_s)
+                .values(since=since, requests=requests + 1, next_request_at=now + timeout_s, reason=None)
             )
             step = policy.max_references
             return [
@@ -386,11 +390,6 @@ class CommitmentLedger:
                 next_attempt_at=next_at,
                 created_at=now,
                 finished_at=None,
-            )
-            connection.execute(
-                update(delivery_commitment)
-                .where(delivery_commitment.c.delivery_id == delivery_id)
-                .values(next_request_at=next_at)
             )
         elif _count_items(connection, delivery_id, ItemState.REFUSED):
             _change(connection, delivery_id, "refuse", now, f"not committed: {first}")

@@ -146,6 +146,7 @@ def test_what_failed_is_sent_again_and_what_is_committed_is_not(asking: Asking, 
     assert (item.sop_instance_uid, item.in_doubt) == (bad, True)
     answer(asking.ledger, delivery_id, ItemState.SENT)
     asking.ledger.deliveries.settle(delivery_id, failure=None, retry_in_s=None)
+    asking.ledger.clock.advance(POLICY.delay_s)
     assert asking.commitments.due("pacs", 5.0) == [delivery_id]
     (second,) = asking.ask(delivery_id)
     assert names(second) == [bad]
@@ -271,7 +272,7 @@ def test_a_destination_that_never_answers_is_given_up_with_everything_kept(askin
 
 def test_retention_lets_go_only_what_is_committed_where_that_is_asked_for(asking: Asking) -> None:
     delivery_id = asking.sent(1)
-    purge: Callable[[set[str]], list[str]] = lambda names: asking.ledger.retention.purge_delivered(0, names)  # noqa: E731
+    purge: Callable[[set[str]], list[str]] = lambda names: asking.ledger.retention.purge_delivered(500, names)  # noqa: E731
     asking.ledger.clock.advance(1000)
     assert purge({"pacs"}) == []
     (transaction,) = asking.ask(delivery_id)
@@ -279,7 +280,7 @@ def test_retention_lets_go_only_what_is_committed_where_that_is_asked_for(asking
     assert purge({"pacs"}) == []
     asking.report(transaction.transaction_uid, *names(transaction))
     assert purge({"pacs"}) == []  # kept for its time from the commitment on
-    asking.ledger.clock.advance(1)
+    asking.ledger.clock.advance(501)
     assert len(purge({"pacs"})) == 2
 
 
