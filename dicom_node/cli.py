@@ -23,14 +23,17 @@ from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from config.settings import Settings
-from dicom_node import __version__, diagnosis, reports, sending
+from dicom_node import __version__, commitment_view, diagnosis, reports, sending
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
+from dicom_node.commitment_peers import committing
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
+from dicom_node.ledger.commitment_requests import CommitmentRequestLedger
+from dicom_node.ledger.commitments import CommitmentLedger
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, State, open_state
@@ -52,7 +55,9 @@ commands = typer.Typer(
 )
 queue = typer.Typer(help="What waits for a destination, and what it refused.", no_args_is_help=True)
 route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
+commitment = typer.Typer(help="What destinations have committed, and what was promised.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
+commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 
 ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="Settings file.", metavar="FILE")]
@@ -199,12 +204,15 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
 @commands.command()
 def status(config: ConfigFile, as_json: AsJson = False) -> int:
     """Show processes, queues and rejected senders."""
-    with open_state(load_settings(config)) as state:
+    settings = load_settings(config)
+    with open_state(settings) as state:
         found = state.balance.status()
+        commitments = commitment_view.summarise(settings, state.database)
     if as_json:
-        _print_json(asdict(found))
+        _print_json({**asdict(found), "commitment": asdict(commitments)})
     else:
         reports.show_status(Console(), found, state.store.path)
+        commitment_view.show_summary(Console(), commitments)
     return EXIT_OK
 
 
@@ -266,6 +274,59 @@ def queue_retry(
         _print_json({"requeued": wanted})
     else:
         print(f"{len(wanted)} {'delivery is' if len(wanted) == 1 else 'deliveries are'} tried again now.")
+    return EXIT_OK
+
+
+@commitment.command("list")
+def commitment_list(
+    config: ConfigFile,
+    show_all: Annotated[bool, typer.Option("--all", help="Also what is committed, or not sent yet.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the deliveries whose destination has not committed yet, and what it was asked."""
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        lines = CommitmentLedger(state.database).lines(list(committing(settings)), show_all=show_all)
+    if as_json:
+        _print_json({"deliveries": [commitment_view.line_as_json(line) for line in lines]})
+    else:
+        commitment_view.show_lines(Console(), lines, time.time())
+    return EXIT_OK
+
+
+@commitment.command("ask")
+def commitment_ask(
+    config: ConfigFile,
+    numbers: Annotated[list[int], typer.Argument(help="Deliveries by number.", metavar="NUMBER...")],
+    as_json: AsJson = False,
+) -> int:
+    """Ask for the commitment of deliveries again now, also where that was given up."""
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        ledger = CommitmentLedger(state.database)
+        for number in numbers:
+            ledger.ask_again(number, list(committing(settings)))
+    if as_json:
+        _print_json({"asked": numbers})
+    else:
+        print(f"{len(numbers)} {'delivery is' if len(numbers) == 1 else 'deliveries are'} asked for now.")
+    return EXIT_OK
+
+
+@commitment.command("requests")
+def commitment_requests(
+    config: ConfigFile,
+    show_all: Annotated[bool, typer.Option("--all", help="Also those that are answered.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show what modalities asked this node to commit, and what became of the answer."""
+    with open_state(load_settings(config)) as state:
+        ledger = CommitmentRequestLedger(state.database)
+        requests, counts = ledger.requests(show_all=show_all), ledger.counts()
+    if as_json:
+        _print_json({"requests": [commitment_view.request_as_json(entry, counts) for entry in requests]})
+    else:
+        commitment_view.show_requests(Console(), requests, counts)
     return EXIT_OK
 
 
