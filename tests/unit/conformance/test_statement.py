@@ -245,7 +245,6 @@ def test_no_password_and_no_folder_is_shown() -> None:
     ("sentence", "words"),
     [
         ("There is no TLS", ("tls", "certificate", "cipher")),
-        ("| Storage Commitment Push Model | `1.2.840.10008.1.20.1` | no | no |", ("commitment",)),
     ],
 )
 def test_what_is_said_to_be_missing_has_no_settings(sentence: str, words: tuple[str, ...]) -> None:
