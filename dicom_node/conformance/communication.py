@@ -67,7 +67,7 @@ def _general() -> Section:
                     "Asynchronous operations": "none: one operation at a time; a window that is proposed is not "
                     "answered",
                     "SCP/SCU role selection": "none, Storage Commitment Push Model apart: the default roles; a role "
-                    "that is proposed is not answered. For Storage Commitment what is proposed is accepted, and whoever "
+                    "that is proposed is not answered. For Storage Commitment what is proposed is accepted, and who "
                     "brings a report proposes the SCP role",
                     "SOP class extended negotiation": "none: what is proposed is not answered",
                     "User identity negotiation": "none: what is proposed is neither checked nor answered",

@@ -295,7 +295,7 @@ def running_receiver(
     ledger = ledger_type(database, receiver="test")
     settings = receiver_settings(folder, sources=sources, **changes)
     running = RunningReceiver(
-        Receiver(settings, store or InstanceStore(folder), ledger), store or InstanceStore(folder), database, ledger
+        Receiver(settings, store or InstanceStore(folder), ledger, database), store or InstanceStore(folder), database, ledger
     )
     running.receiver.start()
     try:
