@@ -294,9 +294,8 @@ def running_receiver(
     database.create()
     ledger = ledger_type(database, receiver="test")
     settings = receiver_settings(folder, sources=sources, **changes)
-    running = RunningReceiver(
-        Receiver(settings, store or InstanceStore(folder), ledger, database), store or InstanceStore(folder), database, ledger
-    )
+    objects = store or InstanceStore(folder)
+    running = RunningReceiver(Receiver(settings, objects, ledger, database), objects, database, ledger)
     running.receiver.start()
     try:
         yield running
