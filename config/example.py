@@ -16,12 +16,14 @@ from pydantic_core import PydanticUndefined
 
 from config.settings import (
     BreakerSettings,
+    CommitmentSettings,
     DicomDestinationSettings,
     DicomwebDestinationSettings,
     PeerTlsSettings,
     RetrySettings,
     RouteSettings,
     Settings,
+    SourceCommitmentSettings,
     SourceSettings,
 )
 
@@ -37,8 +39,16 @@ LISTS: dict[str, type[BaseModel]] = {
     "destinations": DicomDestinationSettings,
     "routes": RouteSettings,
 }
-TABLES_BELOW: dict[str, type[BaseModel]] = {"retry": RetrySettings, "breaker": BreakerSettings, "tls": PeerTlsSettings}
-"""Tables of a destination's own."""
+# Tables in these tables, each under its own heading.
+INNER: dict[str, dict[str, type[BaseModel]]] = {
+    "sources": {"commitment": SourceCommitmentSettings},
+    "destinations": {
+        "retry": RetrySettings,
+        "breaker": BreakerSettings,
+        "tls": PeerTlsSettings,
+        "commitment": CommitmentSettings,
+    },
+}
 
 OTHER_KIND = (
     'A DICOMweb server (STOW-RS) is a destination of kind "dicomweb", with url instead of AE title, host and port; '
@@ -63,9 +73,9 @@ def render_example() -> str:
                 f"[[{name}]]",
                 *_fields(LISTS[name], EXAMPLE_VALUES[name]),
             ]
+            for inner, inner_model in INNER.get(name, {}).items():
+                lines += ["", f"# [{name}.{inner}]", *_fields(inner_model, {})]
             if name == "destinations":
-                for below, table in TABLES_BELOW.items():
-                    lines += ["", f"# [destinations.{below}]", *_fields(table, {})]
                 lines += ["", *_comment(OTHER_KIND)]
         else:
             model = field.annotation
@@ -89,9 +99,9 @@ def render_reference() -> str:
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         lines += ["", f"## `[[{name}]]`" if name in LISTS else f"## `[{name}]`", "", *_reference_table(model)]
+        for inner, inner_model in INNER.get(name, {}).items():
+            lines += ["", f"## `[{name}.{inner}]`", "", *_reference_table(inner_model)]
         if name == "destinations":
-            for below, table in TABLES_BELOW.items():
-                lines += ["", f"## `[destinations.{below}]`", "", *_reference_table(table)]
             title = '## `[[destinations]]` with `kind = "dicomweb"`'
             lines += ["", title, "", *_reference_table(DicomwebDestinationSettings)]
             lines += ["", "What to enter on the server, and what its answers mean: [dicomweb.md](dicomweb.md)."]

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -239,6 +240,101 @@ class PeerTlsSettings(_Table):
         return self
 
 
+class CommitmentSettings(_Table):
+    """How a destination is asked for Storage Commitment of what it was sent, and who may bring its reports."""
+
+    ae_title: AeTitle | None = Field(
+        None, description="AE title of its Storage Commitment SCP, where it differs from the destination's."
+    )
+    host: str | None = Field(
+        None, min_length=1, max_length=253, description="Host of its Storage Commitment SCP, where it differs."
+    )
+    port: Port | None = Field(None, description="TCP port of its Storage Commitment SCP, where it differs.")
+    report_ae_titles: tuple[AeTitle, ...] = Field(
+        (), description="Further AE titles that it brings reports with; the two above always may."
+    )
+    report_hosts: tuple[HostRule, ...] = Field(
+        (), description='Further addresses, networks or host names that reports come from; "*" allows any.'
+    )
+    delay_s: float = Field(
+        5.0, ge=0, le=86_400, description="Time between the last C-STORE of a delivery and the request, in seconds."
+    )
+    wait_s: float = Field(
+        5.0,
+        ge=0,
+        le=600,
+        description="Time that the association of the request is kept open for the report, in seconds; later it comes "
+        "on an association that the destination opens.",
+    )
+    timeout_s: Seconds = Field(
+        3600.0,
+        description="Time without a report after which is asked again, under a new Transaction UID, in seconds; it "
+        "doubles each time, up to a day.",
+    )
+    max_age_h: float = Field(
+        72.0,
+        gt=0,
+        le=8760,
+        description="Time without a commitment after which an alarm is raised and nothing is asked any more, in "
+        "hours; the objects stay.",
+    )
+    max_references: int = Field(
+        500, ge=1, le=100_000, description="SOP instances that one request names at most; more take several requests."
+    )
+    max_resends: int = Field(
+        3,
+        ge=0,
+        le=100,
+        description="Times that an object is sent again because its commitment failed, before it is a dead letter.",
+    )
+
+
+class SourceCommitmentSettings(_Table):
+    """What a source that asks this node for Storage Commitment is answered, and where the answer goes."""
+
+    ae_title: AeTitle | None = Field(
+        None, description="AE title that takes the report; the one that the request was made with unless given."
+    )
+    host: str | None = Field(
+        None,
+        min_length=1,
+        max_length=253,
+        description="Host that takes the report; the address that the request came from unless given.",
+    )
+    port: Port | None = Field(
+        None,
+        description="TCP port that takes the report, on an association that this node opens; without one it goes on "
+        "the association of the request alone.",
+    )
+    same_association: bool = Field(
+        False,
+        description="Report on the association of the request first, where it is still open; always so without port.",
+    )
+    wait_s: Seconds = Field(
+        86_400.0,
+        description="Time that a request waits for objects that are still on their way, in seconds; what is not "
+        "committed then is reported as failed.",
+    )
+    counts: Literal["committed", "sent"] = Field(
+        "committed",
+        description="What counts at a destination that is not asked for commitment itself: committed: nothing does, "
+        "the answer is a failure; sent: that it answered the C-STORE with success.",
+    )
+    originals: Literal["required", "replaced"] = Field(
+        "required",
+        description="What counts for an original of which only the enhanced image was sent: required: a failure, the "
+        "modality must keep it; replaced: the enhanced image stands for it, and nobody keeps the original.",
+    )
+    max_age_h: float = Field(
+        72.0, gt=0, le=8760, description="Time that the report is tried to be brought, in hours; then an alarm."
+    )
+
+
+def _commitment(value: object) -> object:
+    """Return a table for `true` and nothing for `false`."""
+    return {} if value is True else None if value is False else value
+
+
 class SourceSettings(_Table):
     """A modality (or another sender) that may store to this node; senders that match none are rejected."""
 
@@ -248,6 +344,11 @@ class SourceSettings(_Table):
     )
     hosts: tuple[HostRule, ...] = Field(
         ("*",), min_length=1, description='Addresses, networks or host names it calls from; "*" allows any.'
+    )
+    commitment: Annotated[SourceCommitmentSettings | None, BeforeValidator(_commitment)] = Field(
+        None,
+        description="Answer its Storage Commitment requests: true, or a table; yes is said only when the destinations "
+        "have committed. false: its requests are refused.",
     )
     tls: Literal["optional", "required"] = Field(
         "optional", description="required: its associations are taken over TLS alone; optional: without it too."
@@ -351,6 +452,11 @@ class DicomDestinationSettings(DestinationSettings):
     )
     dimse_timeout_s: Seconds = Field(60.0, description="Longest wait for one C-STORE response, in seconds.")
     tls: PeerTlsSettings = Field(PeerTlsSettings(), description="DICOM over TLS.")
+    commitment: Annotated[CommitmentSettings | None, BeforeValidator(_commitment)] = Field(
+        None,
+        description="Ask it for Storage Commitment of what it was sent: true, or a table; objects then stay until it "
+        "has committed. false: a C-STORE answered with success is enough.",
+    )
 
 
 def _service_url(value: str) -> str:
@@ -752,6 +858,11 @@ class Settings(_Table):
             if destination.name == name:
                 return destination
         raise KeyError(name)
+
+    @property
+    def dicom_destinations(self) -> tuple[DicomDestinationSettings, ...]:
+        """The destinations that are storage SCPs."""
+        return tuple(entry for entry in self.destinations if isinstance(entry, DicomDestinationSettings))
 
     @property
     def routes_in_order(self) -> tuple[RouteSettings, ...]:

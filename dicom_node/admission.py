@@ -15,6 +15,7 @@ from typing import Final
 
 from config.settings import Settings, SourceSettings
 from dicom_node.association_policy import ReceiverLoad, find_source, host_names, judge_association
+from dicom_node.commitment_peers import Rights, report_sources, rights_of
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.ledger.reception import ReceptionLedger
@@ -31,13 +32,15 @@ _LONGEST_DELAY_S: Final = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """An association that was accepted: its number in the ledger, and its source.
+    """An association that was accepted: its number in the ledger, its source, and what its peer may do.
 
-    `pace` is that of the source's objects, shared by all of its associations; None where they have no limit.
+    `source` stands for a destination that brings reports, too. `pace` is that of the source's objects, shared by all
+    of its associations; None where they have no limit.
     """
 
     association_id: int
     source: SourceSettings
+    rights: Rights
     pace: Pace | None
 
 
@@ -57,7 +60,8 @@ class Admission:
             if source.max_objects_per_minute
         }
         self._stopping = threading.Event()
-        self._names = host_names(settings.sources)
+        self._reporters = report_sources(settings.dicom_destinations)
+        self._names = host_names((*settings.sources, *self._reporters))
         self._addresses: dict[str, frozenset[str]] = {}
         self._addresses_until = 0.0
 
@@ -84,16 +88,22 @@ class Admission:
                 by_source=self._by_source,
             )
             rejection = judge_association(
-                request, ae_title=settings.node.ae_title, sources=settings.sources, addresses=addresses, load=load
+                request,
+                ae_title=settings.node.ae_title,
+                sources=settings.sources,
+                reporters=self._reporters,
+                addresses=addresses,
+                load=load,
             )
-            source = find_source(request.calling_ae_title, request.host, settings.sources, addresses)
+            known = (*settings.sources, *self._reporters)
+            source = find_source(request.calling_ae_title, request.host, known, addresses)
             if rejection is None and source is not None:
                 self._associations += 1
                 self._by_source[source.name] += 1
         if rejection is None:
             assert source is not None
             try:
-                return self._open(request, source)
+                return self._open(request, source, rights_of(request, settings, addresses))
             except BaseException as error:
                 self._give_back(source)
                 if not isinstance(error, LedgerUnavailable):
@@ -134,14 +144,14 @@ class Admission:
             self._associations -= 1
             self._by_source[source.name] -= 1
 
-    def _open(self, request: AssociationRequest, source: SourceSettings) -> Admitted:
+    def _open(self, request: AssociationRequest, source: SourceSettings, rights: Rights) -> Admitted:
         association_id = self._ledger.open_association(
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
             host=request.host,
             port=request.port,
         )
-        return Admitted(association_id=association_id, source=source, pace=self._paces.get(source.name))
+        return Admitted(association_id=association_id, source=source, rights=rights, pace=self._paces.get(source.name))
 
     def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
         who = {

@@ -37,7 +37,7 @@ def run_receiver(settings: Settings) -> int:
         interrupted = ledger.close_left_open()
         if interrupted:
             log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
-        receiver = Receiver(settings, state.store, ledger)
+        receiver = Receiver(settings, state.store, ledger, state.database)
         try:
             receiver.start()
         except TlsUnusable as error:

@@ -75,6 +75,7 @@ def judge_association(
     sources: Sequence[SourceSettings],
     addresses: Mapping[str, frozenset[str]],
     load: ReceiverLoad,
+    reporters: Sequence[SourceSettings] = (),
 ) -> Rejection | None:
     """Decide on an association request.
 
@@ -84,6 +85,8 @@ def judge_association(
         The one that we answer to.
     addresses
         Of each host name in the sources, what it resolves to now; see `host_names`.
+    reporters
+        From where destinations may bring reports on Storage Commitment; they may do nothing else.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def judge_association(
         return CALLED_AE_TITLE.reject(
             f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
-    source = find_source(request.calling_ae_title, request.host, sources, addresses)
+    source = find_source(request.calling_ae_title, request.host, [*sources, *reporters], addresses)
     if source is None:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
     if (fault := _transport_fault(request, source)) is not None:

@@ -25,19 +25,22 @@ from rich.text import Text
 from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
-from dicom_node import __version__, diagnosis, disk_reports, reports, sending
+from dicom_node import __version__, commitment_view, diagnosis, disk_reports, reports, sending
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile
+from dicom_node.commitment_peers import committing
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import disk_report
 from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.ledger.checks import CheckLedger
+from dicom_node.ledger.commitment_requests import CommitmentRequestLedger
+from dicom_node.ledger.commitments import CommitmentLedger
 from dicom_node.logs import hook_exceptions
 from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
@@ -59,7 +62,9 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
 )
 route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
+commitment = typer.Typer(help="What destinations have committed, and what was promised.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
+commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 
 
@@ -234,6 +239,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
         disks = disk_report(settings, state.database, settings.node.data_dir)
         checks = CheckLedger(state.database).summary()
         holds, standings = state.standings.holds(), state.standings.lines()
+        commitments = commitment_view.summarise(settings, state.database)
     certificates = expiries(settings, time.time())
     if as_json:
         _print_json(
@@ -244,12 +250,14 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
                 "object_checks": asdict(checks),
                 "holds": [reports.hold_as_json(hold) for hold in holds],
                 "destinations": [reports.standing_as_json(line) for line in standings],
+                "commitment": asdict(commitments),
                 "alarms": reports.alarms(found, standings),
             }
         )
     else:
         console = Console()
         reports.show_status(console, found, state.store.path, holds=holds, standings=standings)
+        commitment_view.show_summary(console, commitments)
         reports.show_certificates(console, certificates, settings.tls.warn_days)
         disk_reports.show_disks(console, disks)
         disk_reports.show_checks(console, checks, time.time())
@@ -295,6 +303,59 @@ def verify(
     else:
         reports.show_verification(Console(), found)
     return EXIT_OK if found.ok else EXIT_FOUND_FAULTS
+
+
+@commitment.command("list")
+def commitment_list(
+    config: ConfigFile,
+    show_all: Annotated[bool, typer.Option("--all", help="Also what is committed, or not sent yet.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the deliveries whose destination has not committed yet, and what it was asked."""
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        lines = CommitmentLedger(state.database).lines(list(committing(settings)), show_all=show_all)
+    if as_json:
+        _print_json({"deliveries": [commitment_view.line_as_json(line) for line in lines]})
+    else:
+        commitment_view.show_lines(Console(), lines, time.time())
+    return EXIT_OK
+
+
+@commitment.command("ask")
+def commitment_ask(
+    config: ConfigFile,
+    numbers: Annotated[list[int], typer.Argument(help="Deliveries by number.", metavar="NUMBER...")],
+    as_json: AsJson = False,
+) -> int:
+    """Ask for the commitment of deliveries again now, also where that was given up."""
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        ledger = CommitmentLedger(state.database)
+        for number in numbers:
+            ledger.ask_again(number, list(committing(settings)))
+    if as_json:
+        _print_json({"asked": numbers})
+    else:
+        print(f"{len(numbers)} {'delivery is' if len(numbers) == 1 else 'deliveries are'} asked for now.")
+    return EXIT_OK
+
+
+@commitment.command("requests")
+def commitment_requests(
+    config: ConfigFile,
+    show_all: Annotated[bool, typer.Option("--all", help="Also those that are answered.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show what modalities asked this node to commit, and what became of the answer."""
+    with open_state(load_settings(config)) as state:
+        ledger = CommitmentRequestLedger(state.database)
+        requests, counts = ledger.requests(show_all=show_all), ledger.counts()
+    if as_json:
+        _print_json({"requests": [commitment_view.request_as_json(entry, counts) for entry in requests]})
+    else:
+        commitment_view.show_requests(Console(), requests, counts)
+    return EXIT_OK
 
 
 def _is_address(text: str) -> bool:

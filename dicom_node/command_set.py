@@ -1,6 +1,6 @@
-"""DIMSE command sets as bytes: parsed from and built for C-ECHO and C-STORE without a data set library.
+"""DIMSE command sets as bytes: parsed from and built for the services of the node without a data set library.
 
-A command set is always Implicit VR Little Endian with a group length in front (PS3.7 6.3.1), and those of the two
+A command set is always Implicit VR Little Endian with a group length in front (PS3.7 6.3.1), and those of these
 services have a handful of elements, so plain `struct` does it in a few microseconds.
 """
 
@@ -29,6 +29,8 @@ _STATUS = 0x0900
 _ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
 _REQUESTED_SOP_INSTANCE_UID = 0x1001
+_EVENT_TYPE_ID = 0x1002
+_ACTION_TYPE_ID = 0x1008
 
 _element = struct.Struct("<HHI")
 _us_element = struct.Struct("<HHIH")
@@ -42,6 +44,10 @@ class CommandField(enum.IntEnum):
     C_ECHO_RQ = 0x0030
     C_ECHO_RSP = 0x8030
     C_CANCEL_RQ = 0x0FFF
+    N_EVENT_REPORT_RQ = 0x0100
+    N_EVENT_REPORT_RSP = 0x8100
+    N_ACTION_RQ = 0x0130
+    N_ACTION_RSP = 0x8130
 
 
 RESPONSE = 0x8000
@@ -54,7 +60,7 @@ class InvalidCommandSet(NodeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandSet:
-    """The elements of a command set that C-ECHO and C-STORE use; absent ones are ``None`` or empty."""
+    """The elements of a command set that the node's services use; absent ones are ``None`` or empty."""
 
     command_field: int
     message_id: int | None
@@ -64,6 +70,8 @@ class CommandSet:
     sop_instance_uid: str
     status: int | None
     error_comment: str
+    event_type_id: int | None = None
+    action_type_id: int | None = None
 
     @property
     def is_response(self) -> bool:
@@ -72,7 +80,7 @@ class CommandSet:
 
 
 def parse_command_set(encoded: bytes | bytearray) -> CommandSet:
-    """Read a command set; elements that C-ECHO and C-STORE do not use are skipped.
+    """Read a command set; elements that the node's services do not use are skipped.
 
     Raises
     ------
@@ -107,6 +115,8 @@ def parse_command_set(encoded: bytes | bytearray) -> CommandSet:
         sop_instance_uid=_text(values.get(_AFFECTED_SOP_INSTANCE_UID) or values.get(_REQUESTED_SOP_INSTANCE_UID)),
         status=_us(values.get(_STATUS)),
         error_comment=_text(values.get(_ERROR_COMMENT)),
+        event_type_id=_us(values.get(_EVENT_TYPE_ID)),
+        action_type_id=_us(values.get(_ACTION_TYPE_ID)),
     )
 
 
@@ -129,6 +139,18 @@ def build_store_request(message_id: int, sop_class_uid: str, sop_instance_uid: s
         + _us_bytes(_PRIORITY, 0)
         + _us_bytes(_COMMAND_DATA_SET_TYPE, 0x0001)
         + _ui(_AFFECTED_SOP_INSTANCE_UID, sop_instance_uid)
+    )
+
+
+def build_event_report_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type_id: int) -> bytes:
+    """N-EVENT-REPORT-RQ with a data set to follow (PS3.7 10.3.1.1)."""
+    return _with_group_length(
+        _ui(_AFFECTED_SOP_CLASS_UID, sop_class_uid)
+        + _us_bytes(_COMMAND_FIELD, CommandField.N_EVENT_REPORT_RQ)
+        + _us_bytes(_MESSAGE_ID, message_id)
+        + _us_bytes(_COMMAND_DATA_SET_TYPE, 0x0001)
+        + _ui(_AFFECTED_SOP_INSTANCE_UID, sop_instance_uid)
+        + _us_bytes(_EVENT_TYPE_ID, event_type_id)
     )
 
 
@@ -157,6 +179,9 @@ def build_response(request: CommandSet, status: int, error_comment: str = "") ->
         body += _padded(_ERROR_COMMENT, plain.encode("ascii"), b" ")
     if request.sop_instance_uid:
         body += _ui(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid)
+    for element, value in ((_EVENT_TYPE_ID, request.event_type_id), (_ACTION_TYPE_ID, request.action_type_id)):
+        if value is not None:
+            body += _us_bytes(element, value)
     return _with_group_length(body)
 
 

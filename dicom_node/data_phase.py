@@ -18,6 +18,7 @@ and out, and everything that ends an association is an exception.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -203,6 +204,14 @@ class DataPhase:
         """Give the message in progress more time, as our side let it wait so long."""
         if self._deadline is not None:
             self._deadline += seconds
+
+    def has_input(self, timeout_s: float) -> bool:
+        """Tell whether the peer has sent something, or ended the connection, within `timeout_s`; nothing is taken."""
+        if self._start != self._end:
+            return True
+        # What a TLS layer has decrypted already is not at the socket any more.
+        pending = getattr(self._sock, "pending", None)
+        return bool((pending is not None and pending()) or select.select([self._sock], [], [], timeout_s)[0])
 
     def _next_pdv(self) -> tuple[int, int, int]:
         """Read headers up to the next PDV's payload: context ID, control bits, payload length."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.settings import Settings
+from dicom_node.commitment_peers import committing
 from dicom_node.disk_space import RESERVE_FILE, DiskSpace, Reserve, Watermarks, file_systems, measure, shortage
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.instance_store import InstanceStore
@@ -52,7 +53,7 @@ class DiskCare:
             disks=DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=store.free_bytes),
             reserve=Reserve(settings.node.data_dir / RESERVE_FILE, size),
             store=store,
-            retention=RetentionLedger(database),
+            retention=RetentionLedger(database, list(committing(settings))),
             samples=DiskSampleLedger(database),
             scrub=Scrub(
                 ledger=checks,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from apscheduler.schedulers.base import BaseScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.disk_care import DiskCare
 from dicom_node.errors import NodeError
 from dicom_node.instance_store import InstanceStore
@@ -36,6 +37,7 @@ class Housekeeping:
     store: InstanceStore
     keep_s: float
     care: DiskCare
+    commitment: CommitmentJobs | None = None
 
     def complete_and_wake(self) -> None:
         """Complete quiet series and enqueue what is to be done."""
@@ -62,6 +64,7 @@ class Housekeeping:
 def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
     """Add the jobs to `scheduler`; the first runs at once, to pick up what a restart left."""
     housekeeping.watch.route_waiting()
+    commitment = housekeeping.commitment.jobs() if housekeeping.commitment is not None else ()
     for name, job, period_s in (
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
@@ -70,6 +73,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),
         *housekeeping.care.jobs,
+        *commitment,
     ):
         scheduler.add_job(
             _logged(name, job),

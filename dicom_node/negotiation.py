@@ -34,6 +34,8 @@ from dicom_node.rejections import PROTOCOL_VERSION
 log = logging.getLogger(__name__)
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
+"""Storage Commitment Push Model."""
 IMPLEMENTATION_CLASS_UID: Final = "2.25.302165408935870443190571894301776905671"
 IMPLEMENTATION_VERSION_NAME: Final = "LOWDOSE-NODE-0.1"
 MAX_CONTEXTS: Final = 128

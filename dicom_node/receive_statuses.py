@@ -97,7 +97,10 @@ OTHER_ANSWERS: Final = (
     Answer(
         status=UNRECOGNIZED_OPERATION,
         meaning="Unrecognized operation",
-        cases=("C-STORE on a Verification context.", "C-FIND, C-GET, C-MOVE, and every N- service."),
+        cases=(
+            "C-STORE on a Verification context.",
+            "C-FIND, C-GET, C-MOVE, and every N- service that is none of Storage Commitment.",
+        ),
     ),
 )
 """The answers to requests that store nothing; C-CANCEL has none."""

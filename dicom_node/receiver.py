@@ -12,10 +12,12 @@ from typing import Final
 
 from config.settings import Settings
 from dicom_node.admission import Admission, Admitted
-from dicom_node.association_policy import choose_transfer_syntax
+from dicom_node.commitment_peers import Rights
+from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
@@ -39,7 +41,7 @@ class PortTaken(OSError):
 
 
 class Receiver:
-    """Storage SCP and Verification SCP of the node.
+    """Storage SCP, Verification SCP and Storage Commitment of the node.
 
     Parameters
     ----------
@@ -47,12 +49,17 @@ class Receiver:
         `node`, `receiver`, `tls` and `sources` are used; port 0 takes any free port.
     store, ledger
         Where objects become durable; shared by all associations.
+    database
+        For Storage Commitment; without it none is answered.
     """
 
-    def __init__(self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger) -> None:
+    def __init__(
+        self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger, database: Database | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._ledger = ledger
+        self._database = database
         self._recorder = GroupCommit(ledger)
         self._disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=lambda: store.free_bytes())
         self._admission = Admission(settings, self._disks, ledger)
@@ -171,15 +178,16 @@ class Receiver:
 
     def _serve(self, sock: socket.socket, host: str, tls: RenewedContext | None) -> None:
         admitted: Admitted | None = None
+        rights = Rights(source=None, destinations=frozenset())
         service: StorageScp | None = None
         outcome, acknowledged = AssociationOutcome.LOST, 0
 
         def judge(request: AssociationRequest) -> Rejection | None:
-            nonlocal admitted
+            nonlocal admitted, rights
             answer = self._admission.admit(request)
             if isinstance(answer, Rejection):
                 return answer
-            admitted = answer
+            admitted, rights = answer, answer.rights
             return None
 
         limits = self._settings.receiver
@@ -187,7 +195,7 @@ class Receiver:
             association = accept_association(
                 sock,
                 judge=judge,
-                choose_transfer_syntax=choose_transfer_syntax,
+                choose_transfer_syntax=lambda context: rights.choose_transfer_syntax(context),
                 ae_title=self._settings.node.ae_title,
                 max_pdu_bytes=limits.max_pdu_bytes,
                 acse_timeout_s=limits.acse_timeout_s,
@@ -204,6 +212,7 @@ class Receiver:
                 max_object_bytes=limits.max_object_mb * 1_000_000,
                 pace=admitted.pace,
                 disks=self._disks,
+                commitment=self._commitment(association.request, rights),
             )
             with self._registered(service):
                 outcome = service.run()
@@ -226,6 +235,13 @@ class Receiver:
             if service is not None:
                 service.close()
             sock.close()
+
+    def _commitment(self, request: AssociationRequest, rights: Rights) -> CommitmentScp | None:
+        if self._database is None:
+            return None
+        return CommitmentScp(
+            self._settings, self._database, rights, calling_ae_title=request.calling_ae_title, host=request.host
+        )
 
     @contextlib.contextmanager
     def _registered(self, service: StorageScp) -> Iterator[None]:

@@ -111,6 +111,11 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.ABANDONED, "extend"): DeliveryState.PENDING,
     (DeliveryState.CANCELLED, "extend"): DeliveryState.PENDING,
     (DeliveryState.REROUTED, "extend"): DeliveryState.PENDING,
+    # The destination does not have all of it: sent again, or a dead letter.
+    (DeliveryState.COMMITTING, "resend"): DeliveryState.PENDING,
+    (DeliveryState.COMMITTING, "refuse"): DeliveryState.REFUSED,
+    # A report that comes after we gave up still counts.
+    (DeliveryState.REFUSED, "commit"): DeliveryState.COMMITTED,
     # The operator's `queue retry`.
     (DeliveryState.REFUSED, "requeue"): DeliveryState.PENDING,
     (DeliveryState.ABANDONED, "requeue"): DeliveryState.PENDING,

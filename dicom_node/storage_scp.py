@@ -1,4 +1,4 @@
-"""Verification and Storage on one association: every request answered, every object durable before its success.
+"""The services of the receiver on one association: every request answered, every object durable before its success.
 
 The order of a C-STORE: the data set goes to a file as it comes; its header is compared with the command; the file is
 synced, renamed into place, its folder synced; the ledger commits its row; then, and only then, 0000.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dicom_node.command_set import CommandField, CommandSet, build_response
+from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.data_phase import (
     SERVICE_USER,
     ConnectionLost,
@@ -38,7 +39,7 @@ from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
-from dicom_node.upper_layer import VERIFICATION, AcceptedAssociation, AcceptedContext
+from dicom_node.upper_layer import STORAGE_COMMITMENT, VERIFICATION, AcceptedAssociation, AcceptedContext
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class StorageScp:
         would be too long.
     disks
         Objects that come while one of them is above its high watermark are answered A700.
+    commitment
+        Answers Storage Commitment, where the peer may use it.
     """
 
     def __init__(
@@ -81,10 +84,12 @@ class StorageScp:
         ledger: ReceptionLedger,
         recorder: GroupCommit,
         max_object_bytes: int,
-        pace: Pace | None = None,
         disks: DiskSpace,
+        pace: Pace | None = None,
+        commitment: CommitmentScp | None = None,
     ) -> None:
         self._association = association
+        self._commitment = commitment
         self._association_id = association_id
         self._store = store
         self._ledger = ledger
@@ -112,6 +117,8 @@ class StorageScp:
         log.info("Association accepted", extra=self._facts)
         try:
             while True:
+                if self._commitment is not None:
+                    self._commitment.wait(phase)
                 self._answer(*phase.receive_command())
         except ReleaseRequested:
             outcome, reason = AssociationOutcome.RELEASED, ""
@@ -129,6 +136,9 @@ class StorageScp:
         except BaseException:
             phase.abort()
             raise
+        finally:
+            if self._commitment is not None:
+                self._commitment.close()
         log.info(
             "Association ended",
             extra={**self._facts, "outcome": outcome.value, "reason": reason, "acknowledged": self.acknowledged},
@@ -147,10 +157,22 @@ class StorageScp:
     def _answer(self, context_id: int, command: CommandSet) -> None:
         phase = self._association.phase
         context = self._association.contexts[context_id]
-        if command.command_field == CommandField.C_STORE_RQ and context.abstract_syntax != VERIFICATION:
+        if command.command_field == CommandField.C_STORE_RQ and context.abstract_syntax not in (
+            VERIFICATION,
+            STORAGE_COMMITMENT,
+        ):
             status, comment = self._store_instance(context, command)
             phase.send_message(context_id, build_response(command, status, comment))
             return
+        if context.abstract_syntax == STORAGE_COMMITMENT and self._commitment is not None:
+            if command.command_field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ):
+                status, comment = self._commitment.answer(phase, context, command)
+                phase.send_message(context_id, build_response(command, status, comment))
+                return
+            if command.is_response and self._commitment.take_response(command):
+                if command.has_data_set:
+                    phase.receive_data_set(context_id, len)
+                return
         if command.is_response:
             raise ProtocolViolation("a response to nothing", source=SERVICE_USER, reason=0)
         if command.has_data_set:

@@ -43,6 +43,7 @@ from dicom_node.errors import (
 from dicom_node.negotiation import (
     IMPLEMENTATION_VERSION_NAME,
     MAX_CONTEXTS,
+    STORAGE_COMMITMENT,
     VERIFICATION,
     AcceptedContext,
     AssociationRequest,
@@ -66,6 +67,7 @@ from dicom_node.tls import (
 )
 
 __all__ = [
+    "STORAGE_COMMITMENT",
     "VERIFICATION",
     "AcceptedAssociation",
     "AcceptedContext",
@@ -510,6 +512,10 @@ def _accept_contexts(
     association.acceptor.supported_contexts = [
         build_context(None, abstract_syntax, syntaxes) for abstract_syntax, syntaxes in supported.items()
     ]
+    for context in association.acceptor.supported_contexts:
+        if context.abstract_syntax == STORAGE_COMMITMENT:
+            # Who brings a report is its SCP and says so (PS3.4 J.3.3); who asks for one is the SCU, by default.
+            context.scu_role = context.scp_role = True
     association.acse.negotiate_association()
 
 

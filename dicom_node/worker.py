@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from dbos import DBOS
 from pydicom.dataset import Dataset
@@ -18,6 +19,8 @@ from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.commitment_jobs import CommitmentJobs
+from dicom_node.commitment_peers import committing
 from dicom_node.delivery import Courier
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import DiskCare
@@ -81,8 +84,11 @@ def run_worker(settings: Settings, number: int) -> int:
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
-            scheduler = BackgroundScheduler(timezone="UTC")
-            schedule_jobs(scheduler, _housekeeping(state, workflows, courier, processes))
+            housekeeping = _housekeeping(state, workflows, courier, processes)
+            # A job may wait for a peer that is dead: each has a thread, beside those for everything else.
+            threads = 10 + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
+            scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
+            schedule_jobs(scheduler, housekeeping)
             scheduler.start()
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
@@ -229,7 +235,7 @@ def _housekeeping(state: State, workflows: Workflows, courier: Courier, processe
         watch=watch,
         workflows=workflows,
         processes=processes,
-        retention=RetentionLedger(state.database),
+        retention=RetentionLedger(state.database, list(committing(state.settings))),
         standing=StandingWatch(
             standings=courier.standings,
             deliveries=courier.ledger,
@@ -241,6 +247,7 @@ def _housekeeping(state: State, workflows: Workflows, courier: Courier, processe
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,
         care=DiskCare.of(state.settings, state.database, state.store),
+        commitment=CommitmentJobs(state.settings, state.database, rng=random.Random()),
     )
 
 

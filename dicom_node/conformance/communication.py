@@ -15,7 +15,13 @@ from dicom_node.data_phase import CLOSE_WAIT_S, LARGEST_SENT_PDU, MIN_BYTES_PER_
 from dicom_node.destinations.probing import PROBED_CLASSES, PROBED_SYNTAXES, UNCOMPRESSED, WITHOUT_PIXELS
 from dicom_node.destinations.storage_scu import LOSSES_IN_VAIN
 from dicom_node.destinations.syntaxes import COMPRESSIONS
-from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MAX_CONTEXTS, VERIFICATION
+from dicom_node.negotiation import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MAX_CONTEXTS,
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+)
 from dicom_node.rejections import REJECTION_CAUSES
 from dicom_node.upper_layer import RESPONSE_PDU_BYTES
 
@@ -60,7 +66,9 @@ def _general() -> Section:
                     "Presentation contexts on one association": f"at most {MAX_CONTEXTS}",
                     "Asynchronous operations": "none: one operation at a time; a window that is proposed is not "
                     "answered",
-                    "SCP/SCU role selection": "none: the default roles; a role that is proposed is not answered",
+                    "SCP/SCU role selection": "none, Storage Commitment Push Model apart: the default roles; a role "
+                    "that is proposed is not answered. For Storage Commitment what is proposed is accepted, and who "
+                    "brings a report proposes the SCP role",
                     "SOP class extended negotiation": "none: what is proposed is not answered",
                     "User identity negotiation": "none: what is proposed is neither checked nor answered",
                     "Largest P-DATA PDU that is sent": f"what the peer announces, at most {LARGEST_SENT_PDU} bytes",
@@ -85,7 +93,8 @@ def _receiver(settings: Settings) -> Section:
                     paragraph(
                         f"An association is accepted when the called AE title is {code(settings.node.ae_title)}, and "
                         "the calling AE title and the address are both those of one source "
-                        f"({see('Connected systems')}). Otherwise, and while the node can't take objects, it is "
+                        f"({see('Connected systems')}), or those of a destination that reports on Storage Commitment. "
+                        "Otherwise, and while the node can't take objects, it is "
                         "rejected. "
                         "Result 1 is permanent, result 2 transient."
                     ),
@@ -106,6 +115,12 @@ def _receiver(settings: Settings) -> Section:
                         "Accepted presentation contexts, for each of these abstract syntaxes",
                         ("Transfer syntax", "UID", "Role", "Extended negotiation"),
                         ((entry.name, code(entry.uid), "SCP", "none") for entry in syntax_supports()),
+                    ),
+                    paragraph(
+                        f"Storage Commitment Push Model ({code(STORAGE_COMMITMENT)}) is accepted in the uncompressed "
+                        "transfer syntaxes but Deflated, from sources and for destinations whose settings have "
+                        "`commitment`. A destination that is no source is admitted from its AE titles and hosts, and "
+                        "from `report_ae_titles` and `report_hosts`: for this and Verification alone."
                     ),
                     bullets(
                         (
@@ -170,6 +185,12 @@ def _sender(settings: Settings) -> Section:
                         "The context before these, where an object is to be compressed",
                         ("`compress`", "Transfer syntax", "Role", "Extended negotiation"),
                         ((code(name), syntax_name(syntax), "SCU", "none") for name, syntax in COMPRESSIONS.items()),
+                    ),
+                    paragraph(
+                        f"For Storage Commitment an association of its own is opened, with {code(STORAGE_COMMITMENT)} "
+                        "in Explicit and Implicit VR Little Endian: to a destination in the default roles with a "
+                        "request, to a modality with the SCP role proposed, with a report. A modality that leaves the "
+                        "role unanswered gets the report all the same."
                     ),
                     bullets(
                         (

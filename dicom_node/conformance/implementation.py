@@ -17,6 +17,8 @@ _DATA_FLOW: Final = """
                                   :                                  :
     modality sends    -- C-ECHO --:-> +--------------+               :
     or verifies       -- C-STORE -:-> | Receiver AE  |               :
+    asks for commitment  N-ACTION-:-> |              | <- N-EVENT- --:-- PACS reports on
+                                  :   |              |    REPORT     :   commitment
                                   :   +--------------+               :
                                   :          | stored and recorded   :
                                   :          v                       :
@@ -28,7 +30,8 @@ _DATA_FLOW: Final = """
                                   :          v                       :
                                   :   +--------------+               :
                                   :   |  Sender AE   | -- C-STORE ---:-> PACS stores
-                                  :   +--------------+ -- C-ECHO ----:-> (doctor alone)
+    modality gets     <- N-EVENT- -:-- |              | -- N-ACTION --:-> PACS commits
+    its report           REPORT   :   +--------------+ -- C-ECHO ----:-> (doctor alone)
 """
 
 
@@ -68,7 +71,8 @@ def _receiver_function() -> str:
     return paragraph(
         "Verification SCP and Storage SCP. It listens while the node runs, whatever state the destinations are in. It "
         "changes nothing in what it receives: the bytes of each data set are kept in the transfer syntax that they "
-        "came in. Objects that can't be parsed go to quarantine, and the sender is told so."
+        "came in. It takes requests for Storage Commitment, and reports on those of the node. "
+        "Objects that can't be parsed go to quarantine, and the sender is told so."
     )
 
 
@@ -77,7 +81,8 @@ def _sender_function() -> str:
         "Storage SCU. A delivery is made when the series of a route is enhanced or passed through, and is tried until "
         "the destination has every object of it, has refused it for good, or the delivery has reached its maximum age. "
         "Each destination has a queue of its own, so one that is down holds up no other. Verification SCU where "
-        "`dicom-node doctor` tries out a destination. `dicom-node send`, a small modality, is the same Storage SCU "
+        "`dicom-node doctor` tries out a destination. It asks for Storage Commitment, "
+        "and reports on it. `dicom-node send`, a small modality, is the same Storage SCU "
         "with the calling AE title that it is given. To a destination of kind dicomweb the same deliveries go by the "
         f"Store transaction instead ({see('DICOM Web Services')})."
     )

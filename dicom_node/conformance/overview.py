@@ -19,7 +19,7 @@ from dicom_node.conformance.transfer_syntaxes import (
 )
 from dicom_node.derivation.terms import PRODUCT
 from dicom_node.destinations.syntaxes import NOT_IN_WEB_SERVICES
-from dicom_node.negotiation import VERIFICATION
+from dicom_node.negotiation import STORAGE_COMMITMENT, VERIFICATION
 
 ANY_STORAGE: Final = "(any storage SOP class)"
 """Stands for the abstract syntax of the Storage service, which is no single one."""
@@ -33,17 +33,24 @@ class Service:
     abstract_syntax: str
     as_scu: str = ""
     note: str = ""
+    as_scp: bool = False
 
     @property
     def is_provided(self) -> bool:
         """Whether the receiver accepts its presentation contexts."""
-        return self.abstract_syntax == ANY_STORAGE or is_accepted_abstract_syntax(self.abstract_syntax)
+        return self.as_scp or self.abstract_syntax == ANY_STORAGE or is_accepted_abstract_syntax(self.abstract_syntax)
 
 
 SERVICES: Final = (
     Service(name="Verification", abstract_syntax=VERIFICATION, as_scu="yes", note="SCU only for `dicom-node doctor`."),
     Service(name="Storage", abstract_syntax=ANY_STORAGE, as_scu="yes"),
-    Service(name="Storage Commitment Push Model", abstract_syntax="1.2.840.10008.1.20.1"),
+    Service(
+        name="Storage Commitment Push Model",
+        abstract_syntax=STORAGE_COMMITMENT,
+        as_scu="yes",
+        as_scp=True,
+        note="Each only with the peers whose settings have `commitment`.",
+    ),
     Service(name="Non-Patient Object Storage", abstract_syntax="1.2.840.10008.5.1.4.38.1"),
     Service(name="Modality Worklist", abstract_syntax="1.2.840.10008.5.1.4.31"),
     Service(name="Modality Performed Procedure Step", abstract_syntax="1.2.840.10008.3.1.2.3.3"),
@@ -113,7 +120,12 @@ def _needs(settings: Settings) -> Iterator[tuple[str, str, str]]:
         "and, where that is refused, uncompressed in Explicit or Implicit VR Little Endian",
     )
     yield (
-        "equipment that expects Storage Commitment, a worklist or queries from the node",
+        "equipment that expects or gives Storage Commitment",
+        "have `commitment` in the settings of its source or destination",
+        "asks the PACS, and says yes to the modality when the destinations have",
+    )
+    yield (
+        "equipment that expects a worklist or queries from the node",
         "do without: it gets them from the PACS, as before",
         "offers none of them",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from config.settings import Settings
+from dicom_node.conformance.commitment import commitment_service
 from dicom_node.conformance.implementation import RECEIVER_AE, SENDER_AE
 from dicom_node.conformance.markdown import Section, bullets, code, codes, facts, paragraph, see, table
 from dicom_node.conformance.transfer_syntaxes import SyntaxSupport, syntax_name, syntax_supports
@@ -20,7 +21,15 @@ def services(settings: Settings) -> Section:
                     table(
                         "Services of each application entity",
                         ("Service", "SCU", "SCP"),
-                        (("Verification", f"{SENDER_AE}", RECEIVER_AE), ("Storage", SENDER_AE, RECEIVER_AE)),
+                        (
+                            ("Verification", f"{SENDER_AE}", RECEIVER_AE),
+                            ("Storage", SENDER_AE, RECEIVER_AE),
+                            (
+                                "Storage Commitment",
+                                f"{SENDER_AE}; reports: {RECEIVER_AE}",
+                                f"{RECEIVER_AE}; reports: {SENDER_AE}",
+                            ),
+                        ),
                     ),
                 ),
             ),
@@ -34,6 +43,7 @@ def services(settings: Settings) -> Section:
                 ),
             ),
             Section(title="Storage service", parts=(_as_scu(), _as_scp(settings))),
+            commitment_service(settings),
             Section(title="Specific Character Sets", body=(_character_sets(),)),
         ),
     )
@@ -104,8 +114,8 @@ def _as_scp(settings: Settings) -> Section:
                     "an object goes on in the transfer syntax that it came in",
                     "Coercion of attributes": "none",
                     "Limits of what an object may hold": f"its data set has at most {receiver.max_object_mb} MB",
-                    "Duration of storage": f"until every destination of the route has the object, then {keep_h:g} "
-                    "hours",
+                    "Duration of storage": "until every destination of the route has the object, and has committed to "
+                    f"it where it is asked to, then {keep_h:g} hours",
                     "Access to what is stored": "none: there is no query and no retrieval",
                 },
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from dicom_node.conformance.commitment import commitment_statuses
 from dicom_node.conformance.implementation import RECEIVER_AE, SENDER_AE
 from dicom_node.conformance.markdown import Section, paragraph, table
 from dicom_node.destinations.base import STORE_STATUSES, UNNAMED_STATUS, Outcome, StatusRange
@@ -67,6 +68,7 @@ def status_codes() -> Section:
                     ),
                 ),
             ),
+            commitment_statuses(),
             Section(title=f"Failures of associations of the {SENDER_AE}", body=_failures()),
         ),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import ColumnElement, and_, exists, select
 
 from dicom_node.ledger.database import Database, change_state
@@ -12,10 +14,14 @@ _BATCH = 500
 
 
 class RetentionLedger:
-    """The side of the ledger that lets objects go."""
+    """The side of the ledger that lets objects go.
 
-    def __init__(self, database: Database) -> None:
+    `committing` are the destinations, by name, that are asked for commitment: they have what they have committed.
+    """
+
+    def __init__(self, database: Database, committing: Collection[str] = ()) -> None:
         self._database = database
+        self._committing = committing
 
     def purge_delivered(self, keep_s: float) -> list[str]:
         """Mark what has been delivered everywhere for `keep_s` seconds as purged; returns the keys to delete.
@@ -39,7 +45,7 @@ class RetentionLedger:
         query = (
             select(instance.c.id, instance.c.key, instance.c.size)
             .join(arrival, arrival.c.id == instance.c.arrival_id)
-            .where(is_deletable(before))
+            .where(is_deletable(before, self._committing))
             .order_by(*([] if wanted_bytes is None else [arrival.c.finished_at]), instance.c.id)
             .limit(_BATCH)
         )
@@ -70,16 +76,21 @@ _CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
 _RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value, DeliveryState.REROUTED.value)
 
 
-def is_deletable(before: float) -> ColumnElement[bool]:
+def is_deletable(before: float, committing: Collection[str] = ()) -> ColumnElement[bool]:
     """Return the condition under which an object may be deleted, for a query of `instance` joined with `arrival`.
 
     Everything that retention deletes, early or not, passes here: the object lies in the store, its arrival is
     concluded and has deliveries, each of them ended well before that time, and no delivery of any arrival has it
-    still to send, refused or cancelled.
+    still to send, refused or cancelled. `committing` are the destinations, by name, that are asked for commitment: they
+    have what they have committed.
     """
+    uncommitted = (delivery.c.state == DeliveryState.SENT.value) & delivery.c.destination.in_(list(committing))
     not_released = exists().where(
         delivery.c.arrival_id == arrival.c.id,
-        delivery.c.state.not_in(_RELEASED) | (delivery.c.finished_at > before) | delivery.c.finished_at.is_(None),
+        delivery.c.state.not_in(_RELEASED)
+        | uncommitted
+        | (delivery.c.finished_at > before)
+        | delivery.c.finished_at.is_(None),
     )
     carrier = delivery.alias("carrier")
     still_wanted = exists().where(

@@ -173,6 +173,8 @@ delivery_item = Table(
     Column("in_doubt", Boolean, nullable=False),  # sent, and the association was lost before the answer
     Column("at", _Time),
     Index("delivery_item_instance", "instance_id"),
+    Column("committed_at", _Time),  # counts if not before `at`: an object that was sent again has to be committed again
+    Column("commitment_failures", Integer, nullable=False, default=0, server_default="0"),
 )
 
 event = Table(
@@ -246,4 +248,68 @@ hold = Table(
     Column("subject", String(64), primary_key=True),  # name of the destination, or Study Instance UID
     Column("at", _Time, nullable=False),
     Column("reason", String(1024)),
+)
+
+# What a delivery's destination was asked to commit, as SCU.
+delivery_commitment = Table(
+    "delivery_commitment",
+    metadata,
+    Column("delivery_id", _Key, ForeignKey("delivery.id"), primary_key=True, autoincrement=False),
+    Column("since", _Time, nullable=False),  # the maximum age counts from here
+    Column("requests", Integer, nullable=False),
+    Column("next_request_at", _Time),  # empty after the alarm: nothing is asked any more
+    Column("reason", String(1024)),
+    Index("delivery_commitment_due", "next_request_at"),
+)
+
+commitment_transaction = Table(
+    "commitment_transaction",
+    metadata,
+    _key(),
+    Column("transaction_uid", String(64), nullable=False, unique=True),
+    Column("delivery_id", _Key, ForeignKey("delivery.id"), nullable=False),
+    Column("state", String(16), nullable=False),  # requesting | requested | reported | failed
+    Column("created_at", _Time, nullable=False),
+    Column("reported_at", _Time),
+    Column("reason", String(1024)),
+    Index("commitment_transaction_delivery", "delivery_id"),
+)
+
+commitment_reference = Table(
+    "commitment_reference",
+    metadata,
+    Column("transaction_id", _Key, ForeignKey("commitment_transaction.id"), primary_key=True),
+    Column("instance_id", _Key, ForeignKey("instance.id"), primary_key=True),
+    Column("outcome", Integer),  # 0 committed, else Failure Reason (0008,1197); empty while unanswered
+    Index("commitment_reference_instance", "instance_id"),
+)
+
+# What a modality asks us to commit, as SCP.
+commitment_request = Table(
+    "commitment_request",
+    metadata,
+    _key(),
+    Column("transaction_uid", String(64), nullable=False),
+    Column("calling_ae_title", String(16), nullable=False),
+    Column("host", String(253), nullable=False),
+    Column("source", String(64), nullable=False),
+    Column("state", String(16), nullable=False),  # waiting | decided | reported | abandoned
+    Column("received_at", _Time, nullable=False),
+    Column("decided_at", _Time),
+    Column("reported_at", _Time),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", _Time, nullable=False),
+    Column("reason", String(1024)),
+    UniqueConstraint("calling_ae_title", "transaction_uid"),
+    Index("commitment_request_state", "state", "next_attempt_at"),
+)
+
+commitment_request_item = Table(
+    "commitment_request_item",
+    metadata,
+    Column("request_id", _Key, ForeignKey("commitment_request.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("sop_class_uid", String(64), nullable=False),
+    Column("sop_instance_uid", String(64), nullable=False),
+    Column("outcome", Integer),  # 0 committed, else Failure Reason; empty while it is on its way
 )

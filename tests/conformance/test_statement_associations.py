@@ -27,7 +27,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from config.settings import DestinationSettings, Settings, SourceSettings
+from config.settings import DestinationSettings, Settings, SourceCommitmentSettings, SourceSettings
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.base import DeliveryItem, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
@@ -43,6 +43,7 @@ from tests.support.network import (
     RunningReceiver,
     associate_rq,
     data_set,
+    receiver_settings,
     running_receiver,
 )
 from tests.support.peers import MockScp, RejectingPeer, SilentPeer, closed_port
@@ -141,10 +142,15 @@ def test_classes_that_dicom_does_not_define_are_accepted(tmp_path: Path, uid: st
 def test_services_are_provided_as_listed(tmp_path: Path) -> None:
     rows = [row for row in FOUND["DIMSE services"] if row["Abstract syntax"].startswith("`")]
     assert len(rows) == 11
-    with running_receiver(tmp_path) as running:
+    source = receiver_settings(tmp_path).sources[0].model_copy(update={"commitment": SourceCommitmentSettings()})
+    with running_receiver(tmp_path, sources=[source]) as running:
         accepted, _ = negotiate(running, [(plain(row["Abstract syntax"]), IMPLICIT) for row in rows])
     assert {uid for uid, _ in accepted} == {plain(row["Abstract syntax"]) for row in rows if row["SCP"] == "yes"}
-    assert {row["Service"] for row in FOUND["DIMSE services"] if row["SCP"] == "yes"} == {"Verification", "Storage"}
+    assert {row["Service"] for row in FOUND["DIMSE services"] if row["SCP"] == "yes"} == {
+        "Verification",
+        "Storage",
+        "Storage Commitment Push Model",
+    }
 
 
 def test_the_first_transfer_syntax_of_the_requestor_that_is_listed_is_chosen(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def _others(folder: Path) -> list[Response]:
 OTHER_CASES: dict[str, Callable[[Path], list[Response]]] = {
     "C-ECHO, on every accepted presentation context.": _echoes,
     "C-STORE on a Verification context.": _store_on_verification,
-    "C-FIND, C-GET, C-MOVE, and every N- service.": _others,
+    "C-FIND, C-GET, C-MOVE, and every N- service that is none of Storage Commitment.": _others,
 }
 
 

@@ -304,9 +304,8 @@ def running_receiver(
     database.create()
     ledger = ledger_type(database, receiver="test")
     settings = receiver_settings(folder, sources=sources, tls=tls, **changes)
-    running = RunningReceiver(
-        Receiver(settings, store or InstanceStore(folder), ledger), store or InstanceStore(folder), database, ledger
-    )
+    objects = store or InstanceStore(folder)
+    running = RunningReceiver(Receiver(settings, objects, ledger, database), objects, database, ledger)
     running.receiver.start()
     try:
         yield running

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from pydantic import BaseModel
 from config.conditions import Range
 from config.example import LISTS, TABLES_BELOW, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
-from config.settings import Content, Settings
+from config.settings import CommitmentSettings, Content, Settings, SourceCommitmentSettings
 
 REPOSITORY = Path(__file__).parents[2]
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
@@ -158,11 +160,21 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     assert [route.name for route in settings.routes_in_order] == ["radiographs", "fallback"]
     assert settings.route("fallback").destinations == ("pacs",)
     # Uncommented, every default must parse to the same settings: a comment that lies would be found here.
-    lines = render_example().splitlines()
+    # What is off by default has its table behind it, which would switch it on.
+    text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment\]\n)((?:#.*\n)+)")
+    assert len(off.findall(text)) == 2
+    lines = off.sub("", text).splitlines()
     uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
     file.write_text("\n".join(line for line in uncommented if not line.endswith(" =")))
     again = load_settings(file)
     assert again == settings
+    tables = {
+        heading.strip("[]\n"): tomllib.loads(re.sub(r"(?m)^# (?=[a-z_]+ = )|^#.*\n|^$", "", body))
+        for heading, body in off.findall(text)
+    }
+    assert SourceCommitmentSettings.model_validate(tables["sources.commitment"]) == SourceCommitmentSettings()
+    assert CommitmentSettings.model_validate(tables["destinations.commitment"]) == CommitmentSettings()
+    assert len(tables["destinations.commitment"]) == 8
 
 
 def _is_setting(line: str) -> bool:

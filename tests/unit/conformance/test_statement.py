@@ -249,23 +249,6 @@ def test_no_password_and_no_folder_is_shown() -> None:
     assert "somewhere" not in render_statement(folder)
 
 
-@pytest.mark.parametrize(
-    ("sentence", "words"),
-    [
-        ("| Storage Commitment Push Model | `1.2.840.10008.1.20.1` | no | no |", ("commitment",)),
-    ],
-)
-def test_what_is_said_to_be_missing_has_no_settings(sentence: str, words: tuple[str, ...]) -> None:
-    text = render_statement(Settings())
-    schema = Settings.model_json_schema()
-    # HTTP has TLS of its own.
-    del schema["$defs"]["DicomwebDestinationSettings"]
-    names = re.findall(r'"([a-z_]+)":', str(schema).replace("'", '"'))
-    assert "ae_title" in names
-    contradicting = [name for name in names if any(word in name for word in words)]
-    assert sentence not in text or not contradicting
-
-
 def test_what_is_said_of_tls_follows_the_settings() -> None:
     without, files = render_statement(Settings()), {"certificate": "/x/n.crt", "key": "/x/n.key", "ca": "/x/ca.pem"}
     assert "without TLS" in without
