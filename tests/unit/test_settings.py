@@ -10,12 +10,15 @@ import pytest
 from pydantic import BaseModel
 
 from config.conditions import Range
-from config.example import LISTS, TABLES_BELOW, render_example, render_reference
+from config.example import INNER, LISTS, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
 from config.settings import CommitmentSettings, Content, Settings, SourceCommitmentSettings
 
 REPOSITORY = Path(__file__).parents[2]
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
+
+# Commitment is off by default, so its table stands for a value of its own.
+TABLES_BELOW = {name: table for name, table in INNER["destinations"].items() if name != "commitment"}
 
 
 def faults_of(raw: dict[str, object]) -> dict[str, str]:
