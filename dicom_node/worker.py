@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -32,6 +33,7 @@ from dicom_node.logs import configure_logging
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
+from dicom_node.sameness import are_same as are_same_image
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.state import EXIT_OK, State, open_state
 from dicom_node.workflows import WorkflowParts, Workflows
@@ -98,6 +100,12 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
     """Return the function that finds the route of the instance that opened an arrival."""
 
     def find(stored: StoredInstance) -> RouteSettings | None:
+        # The first instance of a series decides for all of it, for those that come late too: they belong to the same
+        # derived series.
+        earlier = ArrivalLedger(state.database).earlier_route(stored.arrival_id)
+        if earlier is not None:
+            with contextlib.suppress(KeyError):
+                return state.settings.route(earlier)
         sender = SenderFacts(
             calling_ae_title=stored.calling_ae_title,
             called_ae_title=stored.called_ae_title,
@@ -165,13 +173,19 @@ def _workflows(state: State) -> Workflows:
     settings = state.settings
     arrivals = ArrivalLedger(state.database)
     find_by_instance = route_finder(state)
+    by_name = {route.name: route for route in settings.routes_in_order}
+    found: dict[int, RouteSettings | None] = {}
 
     def find_route(arrival: Arrival) -> RouteSettings | None:
-        try:
-            return settings.route(arrival.route or "")
-        except KeyError:
-            # The route was renamed or removed while the series was in work.
-            return find_by_instance(arrivals.first_instance(arrival.arrival_id))
+        if arrival.route in by_name:
+            return by_name[arrival.route]
+        # A worker with other settings wrote it. The settings of this one stay as they are: it is looked for once.
+        if arrival.arrival_id not in found:
+            found[arrival.arrival_id] = find_by_instance(arrivals.first_instance(arrival.arrival_id))
+        return found[arrival.arrival_id]
+
+    def are_same(one: StoredInstance, other: StoredInstance) -> bool:
+        return are_same_image(state.store.path(one.key), state.store.path(other.key), folder=state.store.scratch)
 
     courier = Courier(
         ledger=DeliveryLedger(state.database),
@@ -202,12 +216,18 @@ def _workflows(state: State) -> Workflows:
             ),
             courier=courier,
             find_route=find_route,
+            are_same=are_same,
         )
     )
 
 
 def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) -> Housekeeping:
-    watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=time.time)
+    watch = SeriesWatch(
+        ledger=ArrivalLedger(state.database),
+        find_route=route_finder(state),
+        clock=time.time,
+        known_routes=frozenset(route.name for route in state.settings.routes_in_order),
+    )
     return Housekeeping(
         watch=watch,
         workflows=workflows,

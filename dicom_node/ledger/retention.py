@@ -36,7 +36,8 @@ class RetentionLedger:
             .where(
                 instance.c.state == InstanceState.STORED.value,
                 arrival.c.state.in_([ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value]),
-                exists().where(delivery.c.arrival_id == arrival.c.id),
+                # Nothing is delivered of what another object stands for.
+                exists().where(delivery.c.arrival_id == arrival.c.id) | instance.c.same_as_id.is_not(None),
                 ~open_delivery,
             )
             .order_by(instance.c.id)

@@ -54,12 +54,16 @@ class FakeParts:
     def clock(self) -> float:
         return 1000.0
 
+    def monotonic(self) -> float:
+        return 5.0
+
 
 class Waiting(Workflows):
     """Workflows without an engine."""
 
     def __init__(self, parts: Any) -> None:
         self._parts = parts
+        self._waits_since = {}
 
 
 def test_a_series_that_can_t_be_concluded_keeps_no_other_one_past_its_deadline() -> None:

@@ -1,0 +1,48 @@
+"""Whether two stored objects are the same image in two transfer syntaxes; where that is not sure, they are not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from dicom_node.errors import UnsupportedPixels
+from dicom_node.part10 import OFFSET_TABLES, PIXEL_DATA, UNREADABLE, Part10File, detached_view, open_part10
+from dicom_node.pixels import pixel_digest, read_spec
+
+log = logging.getLogger(__name__)
+
+
+def are_same(one: Path, other: Path, *, folder: Path) -> bool:
+    """Return whether two Part 10 files have the same attributes and, decoded, the same pixels.
+
+    A modality that negotiates another transfer syntax when it sends a study again sends other bytes of the same
+    image. Private attributes whose VR only one of the two says, and all that can't be read, count as different: the
+    object is then a revision, which is never wrong, only more to store.
+
+    Parameters
+    ----------
+    folder
+        For temporary files of deflated objects.
+    """
+    try:
+        with open_part10(one, folder=folder) as first, open_part10(other, folder=folder) as second:
+            return _attributes(first) == _attributes(second) and _pixels(first) == _pixels(second)
+    except (UnsupportedPixels, OSError, *UNREADABLE) as error:
+        log.info("Two objects can't be compared", extra={"reason": type(error).__name__})
+        return False
+
+
+def _attributes(part10: Part10File) -> Dataset:
+    ds = detached_view(part10.header)
+    kept = Dataset()
+    for tag in list(ds.keys()):
+        # Group lengths and offset tables belong to the encoding.
+        if tag not in OFFSET_TABLES and tag != PIXEL_DATA and tag.element != 0:
+            kept[tag] = ds[tag]
+    return kept
+
+
+def _pixels(part10: Part10File) -> str | None:
+    return None if part10.pixel_data is None else pixel_digest(part10, read_spec(part10.header))
