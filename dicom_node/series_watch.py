@@ -81,7 +81,7 @@ class SeriesWatch:
         return completed
 
     def route_waiting(self) -> None:
-        """Find a route for arrivals in work whose route is not in the settings; at the start, as those may have changed.
+        """Find a route for arrivals in work that have none in the settings; at the start, as those may have changed.
 
         A series whose route was renamed or removed goes on by the one that takes it now; where none does, it waits.
         """
