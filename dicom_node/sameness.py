@@ -1,4 +1,4 @@
-"""Whether two stored objects are the same image in two transfer syntaxes; where that is not sure, they are not."""
+"""Whether two stored objects are the same image, encoded in two ways; where that is not sure, they are not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def are_same(one: Path, other: Path, *, folder: Path) -> bool:
     """Return whether two Part 10 files have the same attributes and, decoded, the same pixels.
 
     A modality that negotiates another transfer syntax when it sends a study again sends other bytes of the same
-    image. What can't be read, or is not sure, counts as different: the object is then a revision, which is never
-    wrong, only more to store.
+    image; so does one whose toolkit writes the lengths of sequences or the VRs of private attributes otherwise. What
+    can't be read, or is not sure, counts as different: the object is then a revision, which is never wrong, only more
+    to store.
 
     Parameters
     ----------

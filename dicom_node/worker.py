@@ -30,6 +30,7 @@ from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
+from dicom_node.model_loading import load_guarded
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -69,7 +70,8 @@ def run_worker(settings: Settings, number: int) -> int:
         )
         # The engine installs a handler of its own; its lines shall look like ours.
         logging.getLogger("dbos").handlers.clear()
-        workflows = _workflows(state)
+        mark = settings.node.data_dir / f"worker-{number}.loading"
+        workflows = _workflows(state, load_guarded(mark, lambda: load_model(settings)))
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
@@ -169,7 +171,7 @@ def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None
         return None
 
 
-def _workflows(state: State) -> Workflows:
+def _workflows(state: State, model: ModelAtHand) -> Workflows:
     settings = state.settings
     arrivals = ArrivalLedger(state.database)
     find_by_instance = route_finder(state)
@@ -198,7 +200,6 @@ def _workflows(state: State) -> Workflows:
         clock=time.time,
         rng=random.Random(),
     )
-    model = load_model(settings)
     return Workflows(
         WorkflowParts(
             settings=settings,

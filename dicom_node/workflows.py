@@ -158,13 +158,13 @@ class Workflows(DBOSConfiguredInstance):
         return [instance_id for instance_id in images if not self._recognise(arrivals.instance(instance_id))]
 
     def _recognise(self, stored: StoredInstance) -> bool:
-        """Tell whether the same image was received before in another transfer syntax, and write that down."""
+        """Tell whether the same image was received before in another encoding, and write that down."""
         if not stored.revision:
             return False
         for earlier in self._parts.arrivals.revisions_before(stored):
-            if earlier.transfer_syntax_uid != stored.transfer_syntax_uid and self._parts.are_same(earlier, stored):
+            if self._parts.are_same(earlier, stored):
                 log.info(
-                    "Received before in another transfer syntax",
+                    "Received before in another encoding",
                     extra={"instance": stored.instance_id, "same_as": earlier.instance_id},
                 )
                 return self._parts.arrivals.recognise(stored.instance_id, earlier.instance_id)

@@ -243,7 +243,7 @@ class ArrivalLedger:
 
         It is neither enhanced nor delivered, and shares the other's fate in the balance.
         """
-        reason = f"the same image as instance {same_as_id}, in another transfer syntax"
+        reason = f"the same image as instance {same_as_id}, in another encoding"
         record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
         try:
             with self._database.write() as connection:

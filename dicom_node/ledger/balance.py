@@ -235,7 +235,7 @@ _items = (
     .group_by(func.coalesce(_carried.c.source_id, _carried.c.id))
     .subquery("items")
 )
-# The same image, received before in another transfer syntax, and its arrival: this one shares its fate.
+# The same image, received before in another encoding, and its arrival: this one shares its fate.
 _first = instance.alias("first")
 _arrival_of_first = arrival.alias("arrival_of_first")
 _FATES = (

@@ -115,7 +115,7 @@ instance = Table(
     Column("digest", String(64), nullable=False),  # SHA-256 of the data set
     Column("revision", Integer, nullable=False),
     Column("at", _Time, nullable=False),
-    # The same image, received before in another transfer syntax: it stands for this one.
+    # The same image, received before in another transfer syntax, or encoded otherwise: it stands for this one.
     Column("same_as_id", _Key, ForeignKey("instance.id")),
     Index("instance_sop_instance", "sop_instance_uid"),
     Index("instance_arrival", "arrival_id"),

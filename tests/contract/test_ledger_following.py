@@ -7,6 +7,7 @@ import pytest
 from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.arrivals import EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.measurements import MeasurementLedger
+from dicom_node.ledger.reception import RecordOutcome
 from dicom_node.states import ArrivalState, ItemState
 from tests.contract.conftest import Ledger, derived
 
@@ -213,3 +214,18 @@ def test_a_late_instance_goes_by_the_route_of_its_series(ledger: Ledger) -> None
     assert ledger.arrivals.earlier_route(second) == "chest"
     assert ledger.arrivals.earlier_route(first) is None
     assert ledger.arrivals.earlier_route(other) is None
+
+
+def test_what_retention_deleted_is_known_when_it_comes_again(ledger: Ledger) -> None:
+    arrival_id, (one,) = begin(ledger, 1)
+    ledger.enhance(one)
+    ledger.arrivals.conclude(arrival_id, destinations=("pacs",), send_original=False, send_enhanced=True)
+    deliver_all(ledger)
+    ledger.clock.advance(1)
+    assert ledger.retention.purge_delivered(0)
+    assert ledger.receive(ledger.associate(), 1).outcome is RecordOutcome.DUPLICATE
+    assert ledger.arrivals.idle() == []
+    # Other bytes can't be compared with what is gone: a revision.
+    assert ledger.receive(ledger.associate(), 1, content="b").outcome is RecordOutcome.REVISION
+    ((number,),) = ledger.rows("SELECT id FROM instance WHERE revision = 1")
+    assert ledger.arrivals.revisions_before(ledger.arrivals.instance(number)) == []

@@ -1,4 +1,4 @@
-"""Whatever a modality sends again, and whenever: one series, one delivery of each content, and a balance that closes."""
+"""Whatever a modality sends again, and whenever: one series, one delivery of each content, a balance that closes."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ class Resends(RuleBasedStateMachine):
                 if not self.recognise(stored) and images:
                     images -= 1
                     made = derived(instance_id)
-                    assert arrivals.decide(
-                        instance_id, EnhancementRecord(decision=EnhancementDecision.ENHANCED), made
-                    )
+                    assert arrivals.decide(instance_id, EnhancementRecord(decision=EnhancementDecision.ENHANCED), made)
 
     def recognise(self, stored: StoredInstance) -> bool:
         for earlier in self.ledger.arrivals.revisions_before(stored):

@@ -1,0 +1,23 @@
+"""The page on deadlines: its examples are valid as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from config.loading import load_settings
+from config.settings import Late
+
+PAGE = (Path(__file__).parents[2] / "docs" / "deadlines.md").read_text()
+OTHERS = (
+    '[[sources]]\nname = "all"\nae_titles = ["XRAY1"]\n[[destinations]]\nname = "pacs"\nae_title = "P"\nhost = "p"\n'
+)
+
+
+def test_the_examples_are_settings(tmp_path: Path) -> None:
+    found = []
+    for number, example in enumerate(re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(OTHERS + example)
+        found += load_settings(file).routes
+    assert [(route.late, route.shadow) for route in found] == [(Late.FOLLOW, False), (Late.ORIGINAL_ONLY, True)]
