@@ -45,13 +45,16 @@ def test_a_series_without_a_route_is_not_begun_and_none_of_its_images_is_decided
 ) -> None:
     arrivals = Mock()
     arrivals.get.return_value = Mock(state=ArrivalState.ENHANCING)
+    deliveries = Mock(due=list, in_state=lambda *_: [])
     monkeypatch.setattr("dicom_node.workflows.DBOSConfiguredInstance.__init__", lambda *_: None)
-    workflows = cast(Any, Workflows(cast(WorkflowParts, Mock(arrivals=arrivals, find_route=lambda _: None))))
+    workflows = cast(
+        Any, Workflows(cast(WorkflowParts, Mock(arrivals=arrivals, deliveries=deliveries, find_route=lambda _: None)))
+    )
     assert Workflows._begin.__wrapped__(workflows, 1, 0) is None  # type: ignore[attr-defined]
     Workflows._enhance.__wrapped__(workflows, 1)  # type: ignore[attr-defined]
     Workflows._follow.__wrapped__(workflows, 1)  # type: ignore[attr-defined]
     assert Workflows._conclude.__wrapped__(workflows, 1) == "waits for a route"  # type: ignore[attr-defined]
-    arrivals.in_state.return_value = [Mock()]
+    arrivals.in_state.side_effect = lambda *states: [Mock()] if ArrivalState.ENHANCING in states else []
     workflows.restart_ended()
     for changed in (arrivals.begin, arrivals.decide, arrivals.conclude, arrivals.count_restart):
         changed.assert_not_called()
