@@ -94,6 +94,11 @@ class Resends(RuleBasedStateMachine):
             self.association = None
 
     @rule()
+    def send_everything_in_another_transfer_syntax(self) -> None:
+        for sent in sorted(self.known, key=lambda one: (one.number, one.content, one.syntax)):
+            self.send(sent.number, sent.content, IMPLICIT if sent.syntax == EXPLICIT else EXPLICIT)
+
+    @rule()
     def time_out_and_send_everything_again(self) -> None:
         self.end_association("lost")
         for sent in sorted(self.known, key=lambda one: (one.syntax, -one.number, one.content)):
@@ -107,11 +112,11 @@ class Resends(RuleBasedStateMachine):
         for idle in self.ledger.arrivals.idle():
             assert self.ledger.arrivals.complete(idle.arrival_id, last_activity_at=idle.last_activity_at)
 
-    @rule(images=st.integers(0, 3))
-    def enhance(self, images: int) -> None:
+    @rule(images=st.integers(0, 3), newest=st.booleans())
+    def enhance(self, images: int, newest: bool = False) -> None:
         arrivals = self.ledger.arrivals
         states = (ArrivalState.COMPLETE, ArrivalState.ENHANCING, ArrivalState.FOLLOWING)
-        for arrival in arrivals.in_state(*states)[:1]:
+        for arrival in arrivals.in_state(*states)[slice(-1, None) if newest else slice(1)]:
             for instance_id in arrivals.begin(arrival.arrival_id, arrival.attempts):
                 stored = arrivals.instance(instance_id)
                 if not self.recognise(stored) and images:
@@ -138,6 +143,19 @@ class Resends(RuleBasedStateMachine):
                     arrival.arrival_id, destinations=("pacs",), send_original=False, send_enhanced=True, late="late"
                 )
 
+    @rule(steps=st.integers(2, 6), images=st.integers(0, 3), newest=st.booleans(), follow=st.booleans())
+    def go_on(self, steps: int, images: int, newest: bool, follow: bool) -> None:
+        self.end_association("released")
+        way = (
+            self.complete,
+            lambda: self.enhance(images, newest),
+            lambda: self.conclude(follow),
+            self.end_following,
+            self.deliver,
+        )
+        for step in way[:steps]:
+            step()
+
     @rule()
     def end_following(self) -> None:
         for arrival in self.ledger.arrivals.in_state(ArrivalState.FOLLOWING):
@@ -155,6 +173,7 @@ class Resends(RuleBasedStateMachine):
                     f"LEFT JOIN instance AS source ON source.id = sent.source_id WHERE sent.id = {obj.instance_id}"
                 )
                 self.delivered[uid, digest[0], origin] += 1
+                assert not self.ledger.arrivals.is_recognised(obj.instance_id)
                 deliveries.record_item(due.delivery_id, obj.instance_id, ItemState.SENT, status=0, reason=None)
             deliveries.settle(due.delivery_id, failure=None, retry_in_s=None)
 
@@ -201,7 +220,7 @@ class Resends(RuleBasedStateMachine):
 TestResends = Resends.TestCase
 TestResends.settings = settings(
     max_examples=30,
-    stateful_step_count=25,
+    stateful_step_count=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -9,7 +9,16 @@ from config.loading import load_settings
 from config.settings import Late
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deadlines.md").read_text()
-OTHERS = '[[sources]]\nname = "all"\nae_titles = ["XRAY1"]\n[[destinations]]\nname = "pacs"\nae_title = "P"\nhost = "p"\nport = 104\n'
+OTHERS = """
+[[sources]]
+name = "all"
+ae_titles = ["XRAY1"]
+[[destinations]]
+name = "pacs"
+ae_title = "P"
+host = "p"
+port = 104
+"""
 
 
 def test_the_examples_are_settings(tmp_path: Path) -> None:

@@ -59,13 +59,20 @@ def test_the_background_gives_way_between_frames_and_goes_on() -> None:
 
 def test_waiting_ends_with_its_time_and_the_lock_is_whole() -> None:
     turns = Precedence()
-    went = threading.Event()
+    went, over, ended = threading.Event(), threading.Event(), threading.Event()
 
     def in_time() -> None:
         with turns.hold():
             went.set()
-            # Until the one in the background has asked whether its time is over.
-            wait_until(lambda: not turns._in_time, what="the turn")
+            over.wait(10)
+            # Long enough to be seen by one that does not wait for it.
+            ended.wait(0.2)
+            ended.set()
+
+    def is_over() -> bool:
+        assert went.wait(10)
+        over.set()
+        return True
 
     with turns.hold(), pytest.raises(GaveUp), turns.hold(in_background=True, is_over=lambda: True):
         pass
@@ -73,7 +80,8 @@ def test_waiting_ends_with_its_time_and_the_lock_is_whole() -> None:
         thread = start(in_time)
         wait_until(lambda: turns._in_time == 1, what="one that waits")
         with pytest.raises(GaveUp):
-            turns.give_way(is_over=lambda: went.is_set() or went.wait(10))
+            turns.give_way(is_over=is_over)
+        assert ended.is_set()
     thread.join(10)
     with turns.hold(in_background=True):
         pass
