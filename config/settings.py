@@ -601,6 +601,13 @@ AnyDestination = Annotated[
 """Each kind has settings of its own; kind = "dicom" may be left out."""
 
 
+class Late(enum.StrEnum):
+    """What becomes of images that are not enhanced when the deadline of their route passes."""
+
+    ORIGINAL_ONLY = "original-only"
+    FOLLOW = "follow"
+
+
 class Content(enum.StrEnum):
     """What of a series goes to the destinations."""
 
@@ -661,7 +668,23 @@ class RouteSettings(_Table):
     )
     deadline_s: Seconds = Field(
         900.0,
-        description="Time from series completion after which the originals go on without enhancement, in seconds.",
+        description="Time from series completion after which the originals go on without enhancement, in seconds. It "
+        "holds for a series as a whole, however many images it has.",
+    )
+    late: Late = Field(
+        Late.ORIGINAL_ONLY,
+        description="What becomes of images that are late: original-only leaves it at the original; follow enhances "
+        "them behind everything that is in time, and delivers them after their originals.",
+    )
+    follow_limit_s: Seconds = Field(
+        86_400.0,
+        description="Time from series completion after which images that were to follow, or to be measured in shadow "
+        "mode, are given up, in seconds.",
+    )
+    shadow: bool = Field(
+        False,
+        description="Forward the originals alone, at once, and enhance behind them to measure: what would have come of "
+        "it shows `dicom-node shadow`. Nothing that was enhanced leaves or is kept.",
     )
     send: tuple[Content, ...] = Field(
         (Content.ENHANCED,),
@@ -696,6 +719,20 @@ class RouteSettings(_Table):
             raise ValueError(
                 'report = true only where enhance = true and send has "enhanced": it tells of those images'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_follows_is_wanted(self) -> Self:
+        if self.late is Late.FOLLOW and not (self.enhance and Content.ENHANCED in self.send):
+            raise ValueError(
+                'late = "follow" only where enhance = true and send has "enhanced": nothing else could follow'
+            )
+        if self.late is Late.FOLLOW and self.follow_limit_s <= self.deadline_s:
+            raise ValueError(
+                "follow_limit_s must be more than deadline_s: both count from the completion of the series"
+            )
+        if self.shadow and not self.enhance:
+            raise ValueError("shadow = true only where enhance = true: there is nothing else to measure")
         return self
 
     @property

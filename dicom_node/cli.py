@@ -25,7 +25,7 @@ from rich.text import Text
 from config.doubts import doubts
 from config.example import render_example
 from config.loading import InvalidSettings, load_settings
-from dicom_node import __version__, commitment_view, diagnosis, disk_reports, reports, sending
+from dicom_node import __version__, commitment_view, diagnosis, disk_reports, reports, sending, shadow
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
@@ -41,6 +41,7 @@ from dicom_node.forecast import Forecast, foresee, sender_troubles
 from dicom_node.ledger.checks import CheckLedger
 from dicom_node.ledger.commitment_requests import CommitmentRequestLedger
 from dicom_node.ledger.commitments import CommitmentLedger
+from dicom_node.ledger.measurements import MeasurementLedger
 from dicom_node.logs import hook_exceptions
 from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
@@ -303,6 +304,29 @@ def verify(
     else:
         reports.show_verification(Console(), found)
     return EXIT_OK if found.ok else EXIT_FOUND_FAULTS
+
+
+@commands.command("shadow")
+def shadow_report(
+    config: ConfigFile,
+    route: Annotated[str | None, typer.Option(help="Only this route.")] = None,
+    days: Annotated[float, typer.Option(help="Only series complete in the last days.", min=0.0)] = 36_500.0,
+    as_json: AsJson = False,
+) -> int:
+    """Sum up what routes in shadow mode would have done: images, noise, times, guards, missed deadlines."""
+    settings = load_settings(config)
+    with open_state(settings) as state:
+        since = time.time() - days * 86_400
+        found = MeasurementLedger(state.database).measurements(route=route, since=since)
+    known = {one.name: one for one in settings.routes_in_order}
+    if route is not None and route not in known and not found:
+        raise OperationRefused(f"no route {route!r}; there are: {', '.join(known) or 'none'}")
+    summaries = shadow.summarise(found, {name: one.deadline_s for name, one in known.items()})
+    if as_json:
+        _print_json(shadow.as_json(summaries))
+    else:
+        shadow.show(Console(), summaries)
+    return EXIT_OK
 
 
 @commitment.command("list")

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from threading import Lock
 from typing import Final
 
 from pydicom.dataset import Dataset
 
 from config.settings import DerivationSettings, RouteSettings
 from dicom_node import __version__
-from dicom_node.derivation import DerivationContext, derive, is_enhanceable
+from dicom_node.derivation import DerivationContext, derive
+from dicom_node.enhancement_decision import decide
 from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels, describe
 from dicom_node.instance_store import InstanceStore
 from dicom_node.integrity import examine
@@ -28,6 +28,7 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, StoredFrame, domain_of, from_exposure, iter_frames, read_spec, to_exposure
+from dicom_node.precedence import GaveUp, Precedence
 from dicom_node.routing import PASSES_THROUGH
 from model.denoiser import Denoiser
 from model.errors import ModelError
@@ -48,10 +49,10 @@ class NoModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """The denoiser of this worker; one image at a time, so that memory stays bounded."""
+    """The denoiser of this worker; one image at a time, so that memory stays bounded, and those in time first."""
 
     denoiser: Denoiser
-    lock: Lock = field(default_factory=Lock)
+    precedence: Precedence = field(default_factory=Precedence)
 
 
 ModelAtHand = LoadedModel | NoModel
@@ -67,10 +68,13 @@ class Times:
         When the derived series came to be; the same for all its images.
     give_up_at
         When its originals go on and enhancing an image of it has no use any more.
+    in_background
+        Whether the originals have gone before, so that images in time are enhanced first.
     """
 
     series_at: float
     give_up_at: float = math.inf
+    in_background: bool = False
 
 
 @dataclass(kw_only=True)
@@ -180,10 +184,12 @@ class ImageEnhancer:
             return _passed(f"the original is not what was received: {examined.reason}", begin), None
         try:
             with open_part10(path, folder=self._store.scratch) as part10:
-                decision = is_enhanceable(part10.header, route.sop_classes)
+                decision = decide(route, part10.header)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None
-                return self._derive(part10, self._model, route, times, begin)
+                return self._derive(stored, part10, self._model, route, times, begin)
+        except GaveUp:
+            return _passed(LATE, begin), None
         except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
             return _passed(str(error), begin), None
@@ -197,12 +203,18 @@ class ImageEnhancer:
         self._store.delete(derived.key)
 
     def _derive(
-        self, part10: Part10File, model: LoadedModel, route: RouteSettings, times: Times, begin: float
+        self,
+        received: StoredInstance,
+        part10: Part10File,
+        model: LoadedModel,
+        route: RouteSettings,
+        times: Times,
+        begin: float,
     ) -> tuple[EnhancementRecord, DerivedInstance | None]:
         spec = read_spec(part10.header)
         with frame_writer(spec, folder=self._store.scratch) as writer:
-            with model.lock:
-                frames = self._frames_in_time(part10, spec, times)
+            with model.precedence.hold(in_background=times.in_background, is_over=lambda: self._is_late(times)):
+                frames = self._frames_in_time(part10, spec, model.precedence, times)
                 dose = declared_dose(part10.header)
                 denoised = _denoise(frames, dose, model.denoiser, route.strength_value, writer)
             return_freed_memory()
@@ -215,6 +227,7 @@ class ImageEnhancer:
                     model_name=model.denoiser.name,
                     model_digest=model.denoiser.digest,
                     strength=route.strength_value,
+                    revision_digest=received.digest if received.revision else "",
                     applied_strength=min(denoised.strengths),
                     noise_before=_median(denoised.before),
                     noise_after=_median(denoised.after),
@@ -255,16 +268,21 @@ class ImageEnhancer:
             digest=stored.digest,
         )
 
+    def _is_late(self, times: Times) -> bool:
+        return self._clock() >= times.give_up_at
+
     def _frames_in_time(
-        self, part10: Part10File, spec: PixelSpec, times: Times
+        self, part10: Part10File, spec: PixelSpec, precedence: Precedence, times: Times
     ) -> Iterator[tuple[StoredFrame, PixelSpec]]:
         """Yield each frame with what holds for it, until nobody waits for them any more.
 
-        A cine may take hours, in which no other image of this worker is enhanced.
+        A cine may take hours, in which no other image of this worker is enhanced, unless it runs in the background.
         """
         for frame in iter_frames(part10, spec):
-            if self._clock() >= times.give_up_at:
-                raise DerivationError(LATE)
+            if self._is_late(times):
+                raise GaveUp
+            if times.in_background:
+                precedence.give_way(is_over=lambda: self._is_late(times))
             yield frame, spec.of_frame(frame.index)
 
 

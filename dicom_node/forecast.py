@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from config.settings import Content, DestinationSettings, RouteSettings, Settings
-from dicom_node.derivation import Decision, is_enhanceable
+from config.settings import Content, DestinationSettings, Settings
+from dicom_node.derivation import Decision
 from dicom_node.destinations.syntaxes import compressed_syntax, offered_syntaxes
+from dicom_node.enhancement_decision import decide
 from dicom_node.errors import UnsupportedPixels
 from dicom_node.part10 import Part10File
 from dicom_node.pixel_encoding import can_hold, output_syntax
 from dicom_node.pixels import read_spec
-from dicom_node.routing import PASSES_THROUGH, RouteTrial, SenderFacts, match_route
+from dicom_node.routing import RouteTrial, SenderFacts, match_route
 from dicom_node.transcoding import check_compressible
 
+SHADOW = "shadow mode: it would be enhanced to measure, and the original alone goes on"
 UNROUTED = "no route takes it: it would be kept until one does"
 
 
@@ -72,7 +74,9 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
     route, trials = match_route(settings.routes_in_order, part10.header, sender)
     if route is None:
         return Forecast(route=None, trials=trials, enhanced=False, reason=UNROUTED)
-    decision = _decide(route, part10)
+    decision = decide(route, part10.header)
+    if route.shadow and decision.enhance:
+        decision = Decision(enhance=False, reason=SHADOW)
     contents = tuple(content for content in Content if content in route.send) if decision.enhance else ()
     return Forecast(
         route=route.name,
@@ -103,12 +107,6 @@ def sender_troubles(settings: Settings, sender: SenderFacts) -> list[str]:
     if not sender.calling_ae_title and asked & {"calling_ae_title", "source"}:
         found.append("no calling AE title is assumed, and routes ask for the sender: name one with --calling")
     return found
-
-
-def _decide(route: RouteSettings, part10: Part10File) -> Decision:
-    if not route.enhance:
-        return Decision(enhance=False, reason=PASSES_THROUGH)
-    return is_enhanceable(part10.header, route.sop_classes)
 
 
 def _shipment(part10: Part10File, content: Content, settings: DestinationSettings) -> Shipment:

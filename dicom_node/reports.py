@@ -59,6 +59,12 @@ def show_status(
         _say(
             console, f"Series {uid} is kept: no route matches; add [[routes]] or [fallback] for it and restart the node"
         )
+    for row in status.following:
+        why = "is measured in shadow mode" if row["shadow"] else "was late, and what is enhanced now follows"
+        _say(
+            console,
+            f"Series {row['series_instance_uid']}: originals went on {_local(row['released_at'])}; it {why}",
+        )
     for row in status.quarantined:
         sender = f"{row['calling_ae_title']} at {row['host']}" if row["host"] else "an unknown sender"
         _say(

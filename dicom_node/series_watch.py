@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,26 +35,42 @@ class SeriesWatch:
         Route for the instance that opened an arrival, or None.
     clock
         Seconds since the epoch.
+    known_routes
+        Names of the routes in the settings, the fallback among them.
+    monotonic
+        Seconds of a clock that nobody sets.
     """
 
     ledger: ArrivalLedger
     find_route: Callable[[StoredInstance], RouteSettings | None]
     clock: Callable[[], float]
+    known_routes: frozenset[str] = frozenset()
+    monotonic: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._routes: dict[int, RouteSettings | None] = {}
+        # Of each idle arrival its last activity, and when this process first saw it: the wall clock may be set back.
+        self._idle_since: dict[int, tuple[float, float]] = {}
 
     def tick(self) -> list[int]:
         """Complete the arrivals that have been quiet for long enough; returns their numbers."""
         completed = []
         idle = self.ledger.idle()
         self._routes = {a.arrival_id: self._routes[a.arrival_id] for a in idle if a.arrival_id in self._routes}
+        since = {a.arrival_id: (a.last_activity_at, self.monotonic()) for a in idle}
+        self._idle_since = {
+            number: known if (known := self._idle_since.get(number)) and known[0] == seen[0] else seen
+            for number, seen in since.items()
+        }
         for arrival in idle:
             route = self._route(arrival.arrival_id)
             quiet_period_s = (
                 route.quiet_period_s if route is not None else RouteSettings.model_fields["quiet_period_s"].default
             )
-            if not is_quiet(self.clock(), arrival.last_activity_at, quiet_period_s):
+            watched_s = self.monotonic() - self._idle_since[arrival.arrival_id][1]
+            if not (
+                is_quiet(self.clock(), arrival.last_activity_at, quiet_period_s) or watched_s >= quiet_period_s > 0
+            ):
                 continue
             self._write_route(arrival.arrival_id, route)
             if self.ledger.complete(arrival.arrival_id, last_activity_at=arrival.last_activity_at):
@@ -64,9 +81,12 @@ class SeriesWatch:
         return completed
 
     def route_waiting(self) -> None:
-        """Try again to find a route for complete arrivals without one; at the start, as settings may have changed."""
-        for arrival in self.ledger.in_state(ArrivalState.COMPLETE):
-            if arrival.route is None:
+        """Find a route for arrivals in work that have none in the settings; at the start, as those may have changed.
+
+        A series whose route was renamed or removed goes on by the one that takes it now; where none does, it waits.
+        """
+        for arrival in self.ledger.in_state(ArrivalState.COMPLETE, ArrivalState.ENHANCING, ArrivalState.FOLLOWING):
+            if arrival.route is None or arrival.route not in self.known_routes:
                 self._write_route(arrival.arrival_id, self.find_route(self.ledger.first_instance(arrival.arrival_id)))
 
     def _route(self, arrival_id: int) -> RouteSettings | None:

@@ -23,6 +23,7 @@ class ArrivalState(enum.StrEnum):
     OPEN = "open"
     COMPLETE = "complete"
     ENHANCING = "enhancing"
+    FOLLOWING = "following"
     ENHANCED = "enhanced"
     PASSED_THROUGH = "passed_through"
 
@@ -75,6 +76,13 @@ ARRIVAL: Transitions[ArrivalState] = {
     (ArrivalState.ENHANCING, "pass_through"): ArrivalState.PASSED_THROUGH,
     # The route's deadline passed before a worker came to it.
     (ArrivalState.COMPLETE, "pass_through"): ArrivalState.PASSED_THROUGH,
+    # The originals go on, and enhancement behind them.
+    (ArrivalState.COMPLETE, "release"): ArrivalState.FOLLOWING,
+    (ArrivalState.ENHANCING, "release"): ArrivalState.FOLLOWING,
+    (ArrivalState.FOLLOWING, "begin"): ArrivalState.FOLLOWING,
+    # Something was enhanced, in time or later; or nothing, or only in shadow mode.
+    (ArrivalState.FOLLOWING, "end_following"): ArrivalState.ENHANCED,
+    (ArrivalState.FOLLOWING, "give_up_following"): ArrivalState.PASSED_THROUGH,
 }
 DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.PENDING, "begin"): DeliveryState.SENDING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -38,9 +39,11 @@ from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
+from dicom_node.model_loading import load_guarded
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
+from dicom_node.sameness import are_same as are_same_image
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.standing import StandingWatch
 from dicom_node.state import EXIT_OK, State, open_state
@@ -80,7 +83,8 @@ def run_worker(settings: Settings, number: int) -> int:
         # The engine installs a handler of its own; its lines shall look like ours.
         logging.getLogger("dbos").handlers.clear()
         courier = _courier(state)
-        workflows = _workflows(state, courier)
+        mark = settings.node.data_dir / f"worker-{number}.loading"
+        workflows = _workflows(state, courier, load_guarded(mark, lambda: load_model(settings)))
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
@@ -114,6 +118,12 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
     """Return the function that finds the route of the instance that opened an arrival."""
 
     def find(stored: StoredInstance) -> RouteSettings | None:
+        # The first instance of a series decides for all of it, for those that come late too: they belong to the same
+        # derived series.
+        earlier = ArrivalLedger(state.database).earlier_route(stored.arrival_id)
+        if earlier is not None:
+            with contextlib.suppress(KeyError):
+                return state.settings.route(earlier)
         sender = SenderFacts(
             calling_ae_title=stored.calling_ae_title,
             called_ae_title=stored.called_ae_title,
@@ -193,19 +203,24 @@ def _courier(state: State) -> Courier:
     )
 
 
-def _workflows(state: State, courier: Courier) -> Workflows:
+def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
     settings = state.settings
     arrivals = ArrivalLedger(state.database)
     find_by_instance = route_finder(state)
+    by_name = {route.name: route for route in settings.routes_in_order}
+    found: dict[int, RouteSettings | None] = {}
 
     def find_route(arrival: Arrival) -> RouteSettings | None:
-        try:
-            return settings.route(arrival.route or "")
-        except KeyError:
-            # The route was renamed or removed while the series was in work.
-            return find_by_instance(arrivals.first_instance(arrival.arrival_id))
+        if arrival.route in by_name:
+            return by_name[arrival.route]
+        # A worker with other settings wrote it. The settings of this one stay as they are: it is looked for once.
+        if arrival.arrival_id not in found:
+            found[arrival.arrival_id] = find_by_instance(arrivals.first_instance(arrival.arrival_id))
+        return found[arrival.arrival_id]
 
-    model = load_model(settings)
+    def are_same(one: StoredInstance, other: StoredInstance) -> bool:
+        return are_same_image(state.store.path(one.key), state.store.path(other.key), folder=state.store.scratch)
+
     disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=state.store.free_bytes)
     return Workflows(
         WorkflowParts(
@@ -225,12 +240,18 @@ def _workflows(state: State, courier: Courier) -> Workflows:
             ),
             courier=courier,
             find_route=find_route,
+            are_same=are_same,
         )
     )
 
 
 def _housekeeping(state: State, workflows: Workflows, courier: Courier, processes: ProcessLedger) -> Housekeeping:
-    watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=time.time)
+    watch = SeriesWatch(
+        ledger=ArrivalLedger(state.database),
+        find_route=route_finder(state),
+        clock=time.time,
+        known_routes=frozenset(route.name for route in state.settings.routes_in_order),
+    )
     return Housekeeping(
         watch=watch,
         workflows=workflows,

@@ -15,11 +15,18 @@ from typing import ParamSpec, TypeVar
 
 from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions, SetWorkflowID
 
-from config.settings import Content, RouteSettings, Settings
+from config.settings import Content, Late, RouteSettings, Settings
 from dicom_node.delivery import Courier
 from dicom_node.enhancement import LATE, ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
-from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
+from dicom_node.ledger.arrivals import (
+    Arrival,
+    ArrivalLedger,
+    DerivedInstance,
+    EnhancementDecision,
+    EnhancementRecord,
+    StoredInstance,
+)
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.private_errors import without_values
@@ -34,6 +41,7 @@ T = TypeVar("T")
 
 ENHANCE_QUEUE = "enhance"
 IMAGE_QUEUE = "enhance-image"
+FOLLOW_QUEUE = "follow"
 DELIVER_QUEUE = "deliver"
 # From here on the images of a series are spread over the workers, one child workflow each (about 0.1 s of overhead).
 SPREAD_FROM = 8
@@ -42,6 +50,8 @@ MAX_IMAGE_ATTEMPTS = 2
 # Likewise a report.
 MAX_REPORT_ATTEMPTS = 2
 _ENDED = frozenset({"ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED", "SUCCESS"})
+SHADOW = "shadow mode: the originals go on at once"
+GIVEN_UP = "the route's follow_limit_s passed before it was enhanced"
 LATE_REPORT = "the route's deadline passed before there was a report"
 
 
@@ -68,7 +78,9 @@ class WorkflowParts:
     reporter: Reporter
     courier: Courier
     find_route: Callable[[Arrival], RouteSettings | None]
+    are_same: Callable[[StoredInstance, StoredInstance], bool] = lambda _one, _other: False
     clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
 
 
 @DBOS.dbos_class()
@@ -81,6 +93,10 @@ class Workflows(DBOSConfiguredInstance):
         self._woken: set[str] = set()
         self._turns = Turns()
         self._sending = Turns()
+        # Of its own: an image in time that has to go alone does not wait for a cine in the background.
+        self._following = Turns()
+        # When this process first saw an arrival wait for its deadline; the wall clock may be set back.
+        self._waits_since: dict[int, float] = {}
         # What this process has counted an attempt for. A step that is retried in the same process counts once: the
         # number says how many processes began the image, and all of them but the last have ended over it.
         self._counted: set[int] = set()
@@ -90,6 +106,7 @@ class Workflows(DBOSConfiguredInstance):
     def register_queues(self) -> None:
         """Create the queues; after DBOS is launched."""
         DBOS.register_queue(ENHANCE_QUEUE, worker_concurrency=2, polling_interval_sec=0.2)
+        DBOS.register_queue(FOLLOW_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
         DBOS.register_queue(IMAGE_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
         # One delivery at a time in each partition: a destination has as many partitions as associations allowed.
         DBOS.register_queue(DELIVER_QUEUE, partition_concurrency=1, polling_interval_sec=0.2)
@@ -98,7 +115,10 @@ class Workflows(DBOSConfiguredInstance):
         """Begin nothing more, and wait for the images and associations in progress; False if they took too long."""
         deadline = time.monotonic() + timeout_s
         images_done = self._turns.close(timeout_s)
-        return self._sending.close(max(0.0, deadline - time.monotonic())) and images_done
+        sent = self._sending.close(max(0.0, deadline - time.monotonic()))
+        # Last, and for what is left of the time: its originals have gone.
+        followed = self._following.close(max(0.0, deadline - time.monotonic()))
+        return images_done and sent and followed
 
     # -- a series -------------------------------------------------------------------------------
 
@@ -122,13 +142,92 @@ class Workflows(DBOSConfiguredInstance):
         """Enhance one image of a large series."""
         self._enhance(instance_id)
 
+    @DBOS.workflow(name="follow_series", max_recovery_attempts=1000)
+    def follow_series(self, arrival_id: int, attempt: int) -> str:
+        """Enhance what is left of an arrival whose originals have gone, one image at a time; returns its state."""
+        images = self._begin(arrival_id, attempt)
+        if images is None:
+            return "not to be enhanced now"
+        for instance_id in images:
+            self._follow(instance_id)
+        return self._end_following(arrival_id)
+
     @_step
     def _begin(self, arrival_id: int, attempt: int) -> list[int] | None:
+        arrivals = self._parts.arrivals
+        if self._parts.find_route(arrivals.get(arrival_id)) is None:
+            log.warning("Series waits for a route", extra={"arrival": arrival_id})
+            return None
         try:
-            return self._parts.arrivals.begin(arrival_id, attempt)
+            images = arrivals.begin(arrival_id, attempt)
         except IllegalTransition as error:
             log.info("Nothing to enhance", extra={"arrival": arrival_id, "reason": str(error)})
             return None
+        return [instance_id for instance_id in images if not self._recognise(arrivals.instance(instance_id))]
+
+    def _recognise(self, stored: StoredInstance) -> bool:
+        """Tell whether the same image was received before in another encoding, and write that down."""
+        if not stored.revision:
+            return False
+        for earlier in self._parts.arrivals.revisions_before(stored):
+            if self._parts.are_same(earlier, stored):
+                log.info(
+                    "Received before in another encoding",
+                    extra={"instance": stored.instance_id, "same_as": earlier.instance_id},
+                )
+                return self._parts.arrivals.recognise(stored.instance_id, earlier.instance_id)
+        log.warning("Revision of a SOP instance", extra={"instance": stored.instance_id, "revision": stored.revision})
+        return False
+
+    @_step
+    def _follow(self, instance_id: int) -> None:
+        arrivals = self._parts.arrivals
+        stored = arrivals.instance(instance_id)
+        arrival = arrivals.get(stored.arrival_id)
+        route = self._parts.find_route(arrival)
+        if arrival.state is not ArrivalState.FOLLOWING or arrivals.attempts_at(instance_id) is None or route is None:
+            return
+        with self._following.take(alone=False):
+            begun = self._count(instance_id)
+            if begun > MAX_IMAGE_ATTEMPTS:
+                self._pass_killer(instance_id, begun)
+            else:
+                series_at = arrivals.first_completed_at(arrival.series_instance_uid)
+                give_up_at = (arrival.completed_at or series_at) + route.follow_limit_s
+                times = Times(series_at=series_at, give_up_at=give_up_at, in_background=True)
+                record, derived = self._parts.enhancer.enhance(stored, route, times)
+                if derived is not None and arrival.shadow:
+                    # Measured to its end, written file and all; and it can't leave, as no row knows it.
+                    self._parts.enhancer.discard(derived)
+                    derived = None
+                self._decide(instance_id, record, derived)
+        self._counted.discard(instance_id)
+
+    def _count(self, instance_id: int) -> int:
+        """Count an attempt at an image, once in this process; returns its number, from 1."""
+        if instance_id in self._counted:
+            return self._parts.arrivals.attempts_at(instance_id) or 1
+        begun = self._parts.arrivals.count_attempt(instance_id)
+        self._counted.add(instance_id)
+        return begun
+
+    def _pass_killer(self, instance_id: int, begun: int) -> None:
+        reason = f"processing this image ended the worker {begun - 1} times"
+        log.error("Image passed through", extra={"instance": instance_id, "reason": reason})
+        self._parts.arrivals.decide(
+            instance_id, EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
+        )
+
+    @_step
+    def _end_following(self, arrival_id: int) -> str:
+        arrival = self._parts.arrivals.get(arrival_id)
+        route = self._parts.find_route(arrival)
+        if arrival.state is not ArrivalState.FOLLOWING or route is None:
+            return arrival.state.value
+        report = None if arrival.shadow else self._make_report(arrival)
+        state = self._conclude_with(arrival, report)
+        self._begun_reports.pop(arrival_id, None)
+        return state
 
     @_step
     def _enhance(self, instance_id: int) -> None:
@@ -137,22 +236,22 @@ class Workflows(DBOSConfiguredInstance):
         arrival = arrivals.get(stored.arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return  # the deadline concluded it
+        route = self._parts.find_route(arrival)
+        if route is None:
+            return  # it waits for one
         begun = arrivals.attempts_at(instance_id)
         if begun is None:
             return  # decided, and the process ended before the engine knew
         with self._turns.take(alone=begun > 0):
-            if instance_id not in self._counted:
-                begun = arrivals.count_attempt(instance_id)
-                self._counted.add(instance_id)
+            begun = self._count(instance_id)
             if begun > MAX_IMAGE_ATTEMPTS:
-                reason = f"processing this image ended the worker {begun - 1} times"
-                log.error("Image passed through", extra={"instance": instance_id, "reason": reason})
-                record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
-                arrivals.decide(instance_id, record)
+                self._pass_killer(instance_id, begun)
             else:
-                route = self._parts.find_route(arrival)
                 record, derived = self._parts.enhancer.enhance(stored, route, self._times(arrival, route))
-                self._decide(instance_id, record, derived)
+                if record.reason == LATE and route.late is Late.FOLLOW:
+                    arrivals.postpone(instance_id)
+                else:
+                    self._decide(instance_id, record, derived)
         self._counted.discard(instance_id)
 
     def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
@@ -167,9 +266,9 @@ class Workflows(DBOSConfiguredInstance):
         if derived is not None and not is_kept:
             self._parts.enhancer.discard(derived)
 
-    def _times(self, arrival: Arrival, route: RouteSettings | None) -> Times:
+    def _times(self, arrival: Arrival, route: RouteSettings) -> Times:
         series_at = self._parts.arrivals.first_completed_at(arrival.series_instance_uid)
-        if route is None or arrival.completed_at is None:
+        if arrival.completed_at is None:
             return Times(series_at=series_at)
         return Times(series_at=series_at, give_up_at=arrival.completed_at + route.deadline_s)
 
@@ -178,6 +277,13 @@ class Workflows(DBOSConfiguredInstance):
         arrival = self._parts.arrivals.get(arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
+        if self._parts.find_route(arrival) is None:
+            return "waits for a route"
+        route = self._route_of(arrival)
+        if self._is_late(arrival, route) and route.late is Late.FOLLOW:
+            # Images may be left, given up for the deadline.
+            self.release_late(arrival, route)
+            return ArrivalState.FOLLOWING.value
         state = self._conclude_with(arrival, self._make_report(arrival))
         self._begun_reports.pop(arrival_id, None)
         return state
@@ -200,6 +306,8 @@ class Workflows(DBOSConfiguredInstance):
 
     def _conclude_with(self, arrival: Arrival, report: DerivedInstance | str | None) -> str:
         try:
+            if arrival.state is ArrivalState.FOLLOWING:
+                return self.end_following(arrival, given_up=None, report=report)
             return self.conclude(arrival, late=None, report=report)
         except LedgerUnavailable as error:
             # Where the connection was lost in the middle of a commit, the ledger may know the report.
@@ -209,7 +317,7 @@ class Workflows(DBOSConfiguredInstance):
         except IllegalTransition as error:
             self._discard(report)
             now = self._parts.arrivals.get(arrival.arrival_id)
-            if now.state is ArrivalState.ENHANCING:
+            if now.state is arrival.state:
                 raise
             log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
             return now.state.value
@@ -220,9 +328,7 @@ class Workflows(DBOSConfiguredInstance):
 
     def conclude(self, arrival: Arrival, *, late: str | None, report: DerivedInstance | str | None = None) -> str:
         """End the enhancement of `arrival` and open its deliveries; `late` passes undecided images through."""
-        route = self._parts.find_route(arrival)
-        if route is None:
-            raise IllegalTransition(f"arrival {arrival.arrival_id} has no route any more")
+        route = self._route_of(arrival)
         if late is not None and route.report:
             # Making one takes time that the images don't have any more.
             report = LATE_REPORT
@@ -236,6 +342,52 @@ class Workflows(DBOSConfiguredInstance):
         )
         log.info("Series concluded", extra={"arrival": arrival.arrival_id, "state": state.value, "reason": late})
         return state.value
+
+    def _route_of(self, arrival: Arrival) -> RouteSettings:
+        route = self._parts.find_route(arrival)
+        if route is None:
+            raise IllegalTransition(f"arrival {arrival.arrival_id} has no route any more")
+        return route
+
+    def end_following(
+        self, arrival: Arrival, *, given_up: str | None, report: DerivedInstance | str | None = None
+    ) -> str:
+        """End the enhancement of an arrival whose originals have gone, and deliver what was enhanced since."""
+        route = self._route_of(arrival)
+        if given_up is not None and route.report and not arrival.shadow:
+            report = LATE_REPORT
+        state = self._parts.arrivals.end_following(
+            arrival.arrival_id, destinations=route.destinations, given_up=given_up, report=report
+        )
+        log.info("Series followed", extra={"arrival": arrival.arrival_id, "state": state.value, "reason": given_up})
+        return state.value
+
+    def release_late(self, arrival: Arrival, route: RouteSettings) -> None:
+        """Send on what there is of an arrival at its deadline; what is enhanced later follows."""
+        self._parts.arrivals.release(
+            arrival.arrival_id,
+            destinations=route.destinations,
+            send_original=Content.ORIGINAL in route.send,
+            send_enhanced=Content.ENHANCED in route.send,
+            reason=LATE,
+        )
+        log.warning("Originals go on, the enhanced images follow", extra={"arrival": arrival.arrival_id})
+
+    def release_to_measure(self, arrival: Arrival) -> None:
+        """Send on the originals of an arrival in shadow mode; its enhancement is measured behind them."""
+        route = self._route_of(arrival)
+        if arrival.state is ArrivalState.COMPLETE:
+            for stored in self._parts.arrivals.instances(arrival.arrival_id):
+                self._recognise(stored)
+        self._parts.arrivals.release(
+            arrival.arrival_id,
+            destinations=route.destinations,
+            send_original=True,
+            send_enhanced=False,
+            reason=SHADOW,
+            shadow=True,
+        )
+        log.info("Originals go on, enhancement is measured", extra={"arrival": arrival.arrival_id})
 
     # -- a delivery -----------------------------------------------------------------------------
 
@@ -266,18 +418,26 @@ class Workflows(DBOSConfiguredInstance):
         wanted: set[str] = set()
         for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE):
             with _alone("arrival", arrival.arrival_id):
-                if arrival.route is not None:
+                route = None if arrival.route is None else self._parts.find_route(arrival)
+                if route is not None and route.shadow:
+                    self._each(arrival, self.release_to_measure)
+                elif route is not None:
                     wanted.add(self._wake_arrival(arrival))
+        for arrival in self._parts.arrivals.in_state(ArrivalState.FOLLOWING):
+            with _alone("arrival", arrival.arrival_id):
+                wanted.add(self._wake_arrival(arrival))
         for delivery in self._parts.deliveries.due():
             with _alone("delivery", delivery.delivery_id):
                 wanted.add(self._wake_delivery(delivery))
         self._woken &= wanted
 
     def _wake_arrival(self, arrival: Arrival) -> str:
-        workflow_id = _enhancing(arrival)
+        workflow_id = _workflow_id(arrival)
         if workflow_id not in self._woken:
+            follows = arrival.state is ArrivalState.FOLLOWING
+            queue, workflow = (FOLLOW_QUEUE, self.follow_series) if follows else (ENHANCE_QUEUE, self.enhance_series)
             with SetWorkflowID(workflow_id):
-                DBOS.enqueue_workflow(ENHANCE_QUEUE, self.enhance_series, arrival.arrival_id, arrival.attempts)
+                DBOS.enqueue_workflow(queue, workflow, arrival.arrival_id, arrival.attempts)
             self._woken.add(workflow_id)
         return workflow_id
 
@@ -293,22 +453,49 @@ class Workflows(DBOSConfiguredInstance):
         return workflow_id
 
     def release_overdue(self) -> None:
-        """Send on the originals of arrivals whose route's deadline has passed."""
-        for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE, ArrivalState.ENHANCING):
-            route = self._parts.find_route(arrival)
-            if route is None or arrival.completed_at is None:
-                continue
-            if self._parts.clock() - arrival.completed_at >= route.deadline_s:
-                log.warning("Deadline passed", extra={"arrival": arrival.arrival_id, "route": route.name})
-                try:
-                    self.conclude(arrival, late=LATE)
-                except IllegalTransition as error:
-                    log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
-                except LedgerUnavailable:
-                    raise
-                except Exception:
-                    # The top of this series: its fault must not keep the originals of others.
-                    log.exception("Deadline passed, and nothing went on", extra={"arrival": arrival.arrival_id})
+        """Send on the originals of arrivals past their route's deadline, and give up what followed for too long."""
+        waiting = self._parts.arrivals.in_state(ArrivalState.COMPLETE, ArrivalState.ENHANCING, ArrivalState.FOLLOWING)
+        self._waits_since = {
+            a.arrival_id: self._waits_since.get(a.arrival_id, self._parts.monotonic()) for a in waiting
+        }
+        for arrival in waiting:
+            self._each(arrival, self._release_if_overdue)
+
+    def _release_if_overdue(self, arrival: Arrival) -> None:
+        route = self._parts.find_route(arrival)
+        if route is None or not self._is_late(arrival, route):
+            return
+        extra = {"arrival": arrival.arrival_id, "route": route.name}
+        if arrival.state is ArrivalState.FOLLOWING:
+            log.warning("What was to follow is given up", extra=extra)
+            self.end_following(arrival, given_up=GIVEN_UP)
+            return
+        log.warning("Deadline passed", extra=extra)
+        if route.shadow:
+            self.release_to_measure(arrival)
+        elif route.late is Late.FOLLOW:
+            self.release_late(arrival, route)
+        else:
+            self.conclude(arrival, late=LATE)
+
+    def _is_late(self, arrival: Arrival, route: RouteSettings) -> bool:
+        """Tell whether the limit of an arrival has passed by the clock, or by what this process waited for it."""
+        if arrival.completed_at is None:
+            return False
+        limit_s = route.follow_limit_s if arrival.state is ArrivalState.FOLLOWING else route.deadline_s
+        waited_s = self._parts.monotonic() - self._waits_since.get(arrival.arrival_id, self._parts.monotonic())
+        return self._parts.clock() - arrival.completed_at >= limit_s or waited_s >= limit_s
+
+    def _each(self, arrival: Arrival, act: Callable[[Arrival], None]) -> None:
+        """Do something for one arrival, the top of this series: its fault must not keep the originals of others."""
+        try:
+            act(arrival)
+        except IllegalTransition as error:
+            log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+        except LedgerUnavailable:
+            raise
+        except Exception:
+            log.exception("Nothing of this series went on", extra={"arrival": arrival.arrival_id})
 
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.
@@ -319,21 +506,23 @@ class Workflows(DBOSConfiguredInstance):
         for arrival in self._parts.arrivals.in_state(ArrivalState.COMPLETE):
             with _alone("arrival", arrival.arrival_id):
                 # `wake` names the next workflow by the number.
-                if arrival.route is not None and _has_failed(_enhancing(arrival)):
+                if arrival.route is not None and _has_failed(_workflow_id(arrival)):
                     self._parts.arrivals.count_restart(arrival.arrival_id)
         for delivery in self._parts.deliveries.due():
             with _alone("delivery", delivery.delivery_id):
                 if _has_failed(f"deliver:{delivery.delivery_id}:{delivery.attempts}"):
                     self._parts.deliveries.skip_attempt(delivery.delivery_id, delivery.attempts)
-        for arrival in self._parts.arrivals.in_state(ArrivalState.ENHANCING):
+        for arrival in self._parts.arrivals.in_state(ArrivalState.ENHANCING, ArrivalState.FOLLOWING):
             with _alone("arrival", arrival.arrival_id):
-                self._restart_enhancement(arrival)
+                # Without a route restarts change nothing: it goes on when the settings have one for it.
+                if self._parts.find_route(arrival) is not None:
+                    self._restart_enhancement(arrival)
         for delivery in self._parts.deliveries.in_state(DeliveryState.SENDING):
             with _alone("delivery", delivery.delivery_id):
                 self._restart_delivery(delivery)
 
     def _restart_enhancement(self, arrival: Arrival) -> None:
-        if _has_ended(_enhancing(arrival)) and self._parts.arrivals.get(arrival.arrival_id) == arrival:
+        if _has_ended(_workflow_id(arrival)) and self._parts.arrivals.get(arrival.arrival_id) == arrival:
             attempts = self._parts.arrivals.count_restart(arrival.arrival_id)
             log.warning("Enhancement starts again", extra={"arrival": arrival.arrival_id, "attempt": attempts})
             self._wake_arrival(self._parts.arrivals.get(arrival.arrival_id))
@@ -355,8 +544,9 @@ class Workflows(DBOSConfiguredInstance):
                 DBOS.resume_workflow(workflow.workflow_id)
 
 
-def _enhancing(arrival: Arrival) -> str:
-    return f"enhance:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
+def _workflow_id(arrival: Arrival) -> str:
+    kind = "follow" if arrival.state is ArrivalState.FOLLOWING else "enhance"
+    return f"{kind}:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"
 
 
 @contextmanager

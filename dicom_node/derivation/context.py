@@ -29,6 +29,8 @@ class DerivationContext:
     series_time
         When the derived series was begun, with its time zone: all images of a series, late ones too, share Series Date
         and Time. None takes `now`.
+    revision_digest
+        SHA-256 of the source's data set where its SOP Instance UID was received before with other content.
     """
 
     model_name: str
@@ -42,3 +44,4 @@ class DerivationContext:
     now: datetime
     series_time: datetime | None
     settings: DerivationSettings
+    revision_digest: str = ""

@@ -141,6 +141,7 @@ def _identify(derived: Dataset, before: Dataset, pixels: EncodedPixels, context:
         source_pixel_digest=pixels.source_digest,
         model_digest=context.model_digest,
         strength=context.strength,
+        revision_digest=context.revision_digest,
     )
     derived.SeriesInstanceUID = derived_series_instance_uid(
         source_series_instance_uid=str(before.SeriesInstanceUID),

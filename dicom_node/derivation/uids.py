@@ -12,10 +12,22 @@ DERIVATION_REVISION: Final = 1
 
 
 def derived_sop_instance_uid(
-    *, source_sop_instance_uid: str, source_pixel_digest: str, model_digest: str, strength: float
+    *,
+    source_sop_instance_uid: str,
+    source_pixel_digest: str,
+    model_digest: str,
+    strength: float,
+    revision_digest: str = "",
 ) -> str:
-    """Return the SOP Instance UID for what is derived from this image by this model; 2.25.<UUIDv5> (PS3.5 B.2)."""
-    return _uid("instance", source_sop_instance_uid, source_pixel_digest, model_digest, _parameters(strength))
+    """Return the SOP Instance UID for what is derived from this image by this model; 2.25.<UUIDv5> (PS3.5 B.2).
+
+    A source UID that was received before with other content, the same pixels perhaps and another header, gives its
+    `revision_digest`: no derived UID stands for two contents.
+    """
+    revision = (revision_digest,) if revision_digest else ()
+    return _uid(
+        "instance", source_sop_instance_uid, source_pixel_digest, model_digest, _parameters(strength), *revision
+    )
 
 
 def derived_series_instance_uid(*, source_series_instance_uid: str, model_digest: str, strength: float) -> str:

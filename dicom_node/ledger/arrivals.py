@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, insert, sel
 from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.database import Database, change_state, cut, record_event
 from dicom_node.ledger.operations import add_items, open_delivery
-from dicom_node.ledger.schema import arrival, association, enhancement, instance
+from dicom_node.ledger.schema import arrival, association, delivery, delivery_item, enhancement, instance
 from dicom_node.states import ARRIVAL, ArrivalState, InstanceState
 
 
@@ -50,6 +50,7 @@ class StoredInstance:
     calling_ae_title: str
     called_ae_title: str
     host: str
+    revision: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class Arrival:
     route: str | None
     attempts: int
     completed_at: float | None
+    shadow: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ INSTANCE_COLUMNS = (
     association.c.calling_ae_title,
     association.c.called_ae_title,
     association.c.host,
+    instance.c.revision,
 )
 _RECEIVED = select(*INSTANCE_COLUMNS).join(association, instance.c.association_id == association.c.id)
 
@@ -202,7 +205,70 @@ class ArrivalLedger:
         with self._database.read() as connection:
             return _stored(connection.execute(query.order_by(instance.c.id).limit(1)).one())
 
+    def earlier_route(self, arrival_id: int) -> str | None:
+        """Return the route of the last generation before this arrival that had one: it decides for the whole series."""
+        this, earlier = arrival.alias("this"), arrival.alias("earlier")
+        query = (
+            select(earlier.c.route)
+            .join(this, this.c.series_instance_uid == earlier.c.series_instance_uid)
+            .where(this.c.id == arrival_id, earlier.c.generation < this.c.generation, earlier.c.route.is_not(None))
+            .order_by(earlier.c.generation.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            route: str | None = connection.scalar(query)
+            return route
+
+    def revisions_before(self, stored: StoredInstance) -> list[StoredInstance]:
+        """Return what is still stored under the same SOP Instance UID in other bytes, and came before; newest first."""
+        query = _RECEIVED.where(
+            instance.c.sop_instance_uid == stored.sop_instance_uid,
+            instance.c.origin == "received",
+            instance.c.arrival_id.is_not(None),
+            instance.c.state == InstanceState.STORED.value,
+            instance.c.same_as_id.is_(None),
+            instance.c.revision < stored.revision,
+        ).order_by(instance.c.revision.desc())
+        with self._database.read() as connection:
+            return [_stored(row) for row in connection.execute(query)]
+
+    def is_recognised(self, instance_id: int) -> bool:
+        """Return whether another object stands for this one."""
+        with self._database.read() as connection:
+            return connection.scalar(select(instance.c.same_as_id).where(instance.c.id == instance_id)) is not None
+
     # -- enhancement ----------------------------------------------------------------------------
+
+    def recognise(self, instance_id: int, same_as_id: int) -> bool:
+        """Let an object of the same content, received before, stand for this one; False if it was decided meanwhile.
+
+        It is neither enhanced nor delivered, and shares the other's fate in the balance.
+        """
+        reason = f"the same image as instance {same_as_id}, in another encoding"
+        record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=reason)
+        try:
+            with self._database.write() as connection:
+                if not _decide(connection, instance_id, record, None, self._database.now()):
+                    return False
+                connection.execute(
+                    update(instance).where(instance.c.id == instance_id).values(same_as_id=same_as_id, reason=reason)
+                )
+                return True
+        except IllegalTransition:
+            return False
+
+    def postpone(self, instance_id: int) -> None:
+        """Take back an attempt at an image that was given up for the deadline: nothing went wrong with it."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(enhancement)
+                .where(
+                    enhancement.c.instance_id == instance_id,
+                    enhancement.c.decision.is_(None),
+                    enhancement.c.attempts > 0,
+                )
+                .values(attempts=enhancement.c.attempts - 1)
+            )
 
     def begin(self, arrival_id: int, attempt: int) -> list[int]:
         """Take an arrival into work for its workflow number `attempt`; returns its instances without a decision.
@@ -329,11 +395,135 @@ class ArrivalLedger:
                     to_state=state.value,
                     reason=report,
                 )
-            for destination in destinations:
-                add_items(
-                    connection, open_delivery(connection, arrival_id, destination, now, f"to {destination}"), chosen
-                )
+            for destination in destinations if chosen else ():
+                _open_delivery(connection, arrival_id, destination, chosen, now)
             return state
+
+    def release(
+        self,
+        arrival_id: int,
+        *,
+        destinations: Sequence[str],
+        send_original: bool,
+        send_enhanced: bool,
+        reason: str,
+        shadow: bool = False,
+    ) -> None:
+        """Open the deliveries of an arrival before every image is decided; its enhancement goes on behind them.
+
+        Images without a decision go as originals; of those that are enhanced later, `end_following` delivers the
+        enhanced ones as a part of their own. The workflow that worked on it so far is replaced by another.
+
+        Parameters
+        ----------
+        destinations
+            Names; each gets one delivery.
+        send_original, send_enhanced
+            What the route sends. The original stands in wherever there is no enhanced image yet.
+        reason
+            Why.
+        shadow
+            Whether what is enhanced is measured alone, and never delivered.
+
+        Raises
+        ------
+        IllegalTransition
+            If another process concluded or released it first.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            change_state(
+                connection,
+                arrival,
+                arrival_id,
+                ARRIVAL,
+                ArrivalState,
+                "release",
+                at=now,
+                reason=reason,
+                released_at=now,
+                shadow=shadow,
+                attempts=arrival.c.attempts + 1,
+            )
+            chosen, _ = _chosen(connection, arrival_id, send_original=send_original, send_enhanced=send_enhanced)
+            for destination in destinations if chosen else ():
+                _open_delivery(connection, arrival_id, destination, chosen, now)
+
+    def end_following(
+        self,
+        arrival_id: int,
+        *,
+        destinations: Sequence[str],
+        given_up: str | None = None,
+        report: DerivedInstance | str | None = None,
+    ) -> ArrivalState:
+        """End the enhancement of an arrival whose originals went before, and deliver what was enhanced since.
+
+        Each destination gets a delivery of its own with the enhanced images that none carries yet, and the report; in
+        shadow mode nothing.
+
+        Parameters
+        ----------
+        destinations
+            Names.
+        given_up
+            Reason for images that are still undecided; None where none can be.
+        report
+            As for `conclude`.
+
+        Raises
+        ------
+        IllegalTransition
+            If another process ended it first.
+        """
+        now = self._database.now()
+        with self._database.write() as connection:
+            if given_up is not None:
+                record = EnhancementRecord(decision=EnhancementDecision.PASSED_THROUGH, reason=given_up)
+                for instance_id in connection.scalars(_undecided(arrival_id)).all():
+                    _decide(connection, instance_id, record, None, now)
+            derived, shadow = _following(connection, arrival_id)
+            _, enhanced = _chosen(connection, arrival_id, send_original=False, send_enhanced=False)
+            state = change_state(
+                connection,
+                arrival,
+                arrival_id,
+                ARRIVAL,
+                ArrivalState,
+                "end_following" if enhanced and not shadow else "give_up_following",
+                at=now,
+                reason=given_up or _how_it_followed(len(derived), enhanced, shadow=shadow),
+                finished_at=now,
+            )
+            if isinstance(report, DerivedInstance) and not shadow:
+                derived.append(_insert_report(connection, arrival_id, report, now))
+            for destination in destinations if derived else ():
+                _open_delivery(connection, arrival_id, destination, derived, now, part=1)
+            return state
+
+
+def _following(connection: Connection, arrival_id: int) -> tuple[list[int], bool]:
+    """Return the enhanced images of a released arrival that no delivery carries, and whether it is in shadow mode."""
+    shadow = bool(connection.scalar(select(arrival.c.shadow).where(arrival.c.id == arrival_id)))
+    if shadow:
+        return [], True
+    carried = (
+        exists()
+        .where(delivery_item.c.instance_id == instance.c.id, delivery_item.c.delivery_id == delivery.c.id)
+        .where(delivery.c.arrival_id == arrival_id)
+    )
+    query = (
+        select(instance.c.id)
+        .where(instance.c.arrival_id == arrival_id, instance.c.origin == "derived", ~carried)
+        .order_by(instance.c.id)
+    )
+    return list(connection.scalars(query)), False
+
+
+def _how_it_followed(following: int, enhanced: int, *, shadow: bool) -> str:
+    if shadow:
+        return f"shadow mode: {enhanced} images would have been enhanced; the originals alone were forwarded"
+    return f"{following} enhanced images follow their originals"
 
 
 def _undecided(arrival_id: int) -> Select[int]:
@@ -429,12 +619,24 @@ def _chosen(
     rows = connection.execute(
         select(instance.c.id, enhancement.c.decision, enhancement.c.derived_id)
         .outerjoin(enhancement, enhancement.c.instance_id == instance.c.id)
-        .where(instance.c.arrival_id == arrival_id, instance.c.origin == "received")
+        .where(
+            instance.c.arrival_id == arrival_id,
+            instance.c.origin == "received",
+            # Another object stands for it.
+            instance.c.same_as_id.is_(None),
+        )
         .order_by(instance.c.id)
     ).all()
     derived = {row.id: row.derived_id for row in rows if row.decision == EnhancementDecision.ENHANCED.value}
     originals = [row.id for row in rows if send_original or row.id not in derived]
     return originals + (list(derived.values()) if send_enhanced else []), len(derived)
+
+
+def _open_delivery(
+    connection: Connection, arrival_id: int, destination: str, instance_ids: Iterable[int], now: float, part: int = 0
+) -> None:
+    reason = f"to {destination}" + (": the enhanced images that follow" if part else "")
+    add_items(connection, open_delivery(connection, arrival_id, destination, now, reason, part=part), instance_ids)
 
 
 def _arrival(row: Any) -> Arrival:
@@ -448,6 +650,7 @@ def _arrival(row: Any) -> Arrival:
         route=fields["route"],
         attempts=fields["attempts"],
         completed_at=fields["completed_at"],
+        shadow=fields["shadow"],
     )
 
 

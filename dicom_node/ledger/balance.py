@@ -22,7 +22,9 @@ from dicom_node.ledger.schema import (
 )
 from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, InstanceState, ItemState
 
-_OPEN_ARRIVALS = (ArrivalState.OPEN.value, ArrivalState.COMPLETE.value, ArrivalState.ENHANCING.value)
+_OPEN_ARRIVALS = tuple(
+    state.value for state in (ArrivalState.OPEN, ArrivalState.COMPLETE, ArrivalState.ENHANCING, ArrivalState.FOLLOWING)
+)
 
 _SHOWN = 20
 """Rejections and quarantined objects that the status names; the last ones."""
@@ -89,6 +91,7 @@ class NodeStatus:
     instances: dict[str, int]
     oldest_pending_s: float | None
     unrouted: list[str]
+    following: list[dict[str, Any]]
     quarantined: list[dict[str, Any]]
     rejections: list[dict[str, Any]]
 
@@ -188,10 +191,13 @@ class BalanceLedger:
             unrouted = list(
                 connection.scalars(
                     select(arrival.c.series_instance_uid).where(
-                        arrival.c.state == ArrivalState.COMPLETE.value, arrival.c.route.is_(None)
+                        # A route that took it may have gone from the settings meanwhile.
+                        arrival.c.state.in_([s for s in _OPEN_ARRIVALS if s != ArrivalState.OPEN.value]),
+                        arrival.c.route.is_(None),
                     )
                 )
             )
+            following = [dict(row._mapping) for row in connection.execute(_LATEST_FOLLOWING)]
             quarantined = [dict(row._mapping) for row in connection.execute(_LAST_QUARANTINED)]
             rejections = [
                 dict(row._mapping)
@@ -205,6 +211,7 @@ class BalanceLedger:
             instances=instances,
             oldest_pending_s=None if oldest is None else round(now - oldest, 1),
             unrouted=unrouted,
+            following=following,
             quarantined=quarantined,
             rejections=rejections,
         )
@@ -237,6 +244,9 @@ _items = (
     .group_by(func.coalesce(_carried.c.source_id, _carried.c.id))
     .subquery("items")
 )
+# The same image, received before in another encoding, and its arrival: this one shares its fate.
+_first = instance.alias("first")
+_arrival_of_first = arrival.alias("arrival_of_first")
 _FATES = (
     select(
         instance.c.id,
@@ -245,19 +255,28 @@ _FATES = (
         instance.c.study_instance_uid,
         instance.c.state,
         arrival.c.state.label("arrival_state"),
+        _arrival_of_first.c.state.label("arrival_state_of_first"),
         func.coalesce(_items.c.sent, 0).label("sent"),
         func.coalesce(_items.c.dead, 0).label("dead"),
         func.coalesce(_items.c.pending, 0).label("left"),
         func.coalesce(_items.c.cancelled, 0).label("cancelled"),
     )
     .outerjoin(arrival, arrival.c.id == instance.c.arrival_id)
-    .outerjoin(_items, _items.c.received_id == instance.c.id)
+    .outerjoin(_first, _first.c.id == instance.c.same_as_id)
+    .outerjoin(_arrival_of_first, _arrival_of_first.c.id == _first.c.arrival_id)
+    .outerjoin(_items, _items.c.received_id == func.coalesce(instance.c.same_as_id, instance.c.id))
     .where(instance.c.origin == "received")
 )
 _STORED_BY_ASSOCIATION = (
     select(instance.c.association_id, func.sum(case((instance.c.arrival_id.is_not(None), 1), else_=0)))
     .where(instance.c.origin == "received", instance.c.association_id.is_not(None))
     .group_by(instance.c.association_id)
+)
+_LATEST_FOLLOWING = (
+    select(arrival.c.series_instance_uid, arrival.c.route, arrival.c.released_at, arrival.c.shadow)
+    .where(arrival.c.state == ArrivalState.FOLLOWING.value)
+    .order_by(arrival.c.released_at.desc(), arrival.c.id.desc())
+    .limit(_SHOWN)
 )
 _LAST_QUARANTINED = (
     select(
@@ -278,7 +297,7 @@ _LAST_QUARANTINED = (
 def _fate(row: Any) -> str:
     if row.state == InstanceState.QUARANTINED.value:
         return "quarantined"
-    if row.arrival_state in _OPEN_ARRIVALS or row.left or row.dead:
+    if row.arrival_state in _OPEN_ARRIVALS or row.arrival_state_of_first in _OPEN_ARRIVALS or row.left or row.dead:
         return "in_work"
     if row.cancelled:
         return "cancelled"

@@ -5,6 +5,8 @@ Each is one transaction with its event. What can't be done raises `OperationRefu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, delete, insert, select, update
 
 from dicom_node.errors import IllegalTransition, OperationRefused
@@ -58,7 +60,7 @@ class OperationLedger:
         """
         now = self._database.now()
         with self._database.write() as connection:
-            arrival_id, own = self._find(connection, delivery_id)
+            arrival_id, own, part = self._find(connection, delivery_id)
             if own == to:
                 raise OperationRefused(f"delivery {delivery_id} goes to {to} already")
             left = set(
@@ -73,11 +75,13 @@ class OperationLedger:
             self._change(connection, delivery_id, "reroute", "rerouted", f"to {to}: {reason}")
             connection.execute(update(delivery).where(delivery.c.id == delivery_id).values(finished_at=now))
             target = connection.scalar(
-                select(delivery.c.id).where(delivery.c.arrival_id == arrival_id, delivery.c.destination == to)
+                select(delivery.c.id).where(
+                    delivery.c.arrival_id == arrival_id, delivery.c.destination == to, delivery.c.part == part
+                )
             )
             said = f"from {own}, delivery {delivery_id}: {reason}"
             if target is None:
-                target = open_delivery(connection, arrival_id, to, now, said)
+                target = open_delivery(connection, arrival_id, to, now, said, part=part)
                 known: set[int] = set()
             else:
                 known = set(
@@ -105,7 +109,7 @@ class OperationLedger:
         """
         now = self._database.now()
         with self._database.write() as connection:
-            arrival_id, _ = self._find(connection, delivery_id)
+            arrival_id, _, _ = self._find(connection, delivery_id)
             originals = connection.execute(
                 select(instance.c.id, instance.c.state).where(
                     instance.c.arrival_id == arrival_id, instance.c.origin == "received"
@@ -143,13 +147,13 @@ class OperationLedger:
             _begin_anew(connection, delivery_id, now)
             return len(ids)
 
-    def _find(self, connection: Connection, delivery_id: int) -> tuple[int, str]:
+    def _find(self, connection: Connection, delivery_id: int) -> tuple[int, str, int]:
         row = connection.execute(
-            select(delivery.c.arrival_id, delivery.c.destination).where(delivery.c.id == delivery_id)
+            select(delivery.c.arrival_id, delivery.c.destination, delivery.c.part).where(delivery.c.id == delivery_id)
         ).one_or_none()
         if row is None:
             raise OperationRefused(f"there is no delivery {delivery_id}; `dicom-node queue list --all` shows them")
-        return row.arrival_id, row.destination
+        return row.arrival_id, row.destination, row.part
 
     def _change(self, connection: Connection, delivery_id: int, event_name: str, verb: str, reason: str) -> None:
         self._find(connection, delivery_id)
@@ -173,7 +177,9 @@ class OperationLedger:
             raise OperationRefused(f"delivery {delivery_id} can't be {verb}: it is {state}{advice}") from error
 
 
-def open_delivery(connection: Connection, arrival_id: int, destination: str, now: float, reason: str) -> int:
+def open_delivery(
+    connection: Connection, arrival_id: int, destination: str, now: float, reason: str, *, part: int
+) -> int:
     """Insert a delivery that is due now, without objects; returns its number."""
     delivery_id: int = connection.execute(
         insert(delivery).returning(delivery.c.id),
@@ -184,6 +190,7 @@ def open_delivery(connection: Connection, arrival_id: int, destination: str, now
             "attempts": 0,
             "created_at": now,
             "next_attempt_at": now,
+            "part": part,
         },
     ).scalar_one()
     record_event(
@@ -199,21 +206,14 @@ def open_delivery(connection: Connection, arrival_id: int, destination: str, now
     return delivery_id
 
 
-def add_items(connection: Connection, delivery_id: int, instance_ids: list[int]) -> None:
+def add_items(connection: Connection, delivery_id: int, instance_ids: Iterable[int]) -> None:
     """Insert what a delivery is to send."""
-    if instance_ids:
-        connection.execute(
-            insert(delivery_item),
-            [
-                {
-                    "delivery_id": delivery_id,
-                    "instance_id": instance_id,
-                    "state": ItemState.PENDING.value,
-                    "in_doubt": False,
-                }
-                for instance_id in instance_ids
-            ],
-        )
+    rows = [
+        {"delivery_id": delivery_id, "instance_id": number, "state": ItemState.PENDING.value, "in_doubt": False}
+        for number in instance_ids
+    ]
+    if rows:
+        connection.execute(insert(delivery_item), rows)
 
 
 def _due(connection: Connection, delivery_id: int, now: float) -> None:

@@ -101,7 +101,8 @@ def is_deletable(before: float, committing: Collection[str] = ()) -> ColumnEleme
     return and_(
         instance.c.state == InstanceState.STORED.value,
         arrival.c.state.in_(_CONCLUDED),
-        exists().where(delivery.c.arrival_id == arrival.c.id),
+        # Nothing is delivered of what another object stands for.
+        exists().where(delivery.c.arrival_id == arrival.c.id) | instance.c.same_as_id.is_not(None),
         ~not_released,
         ~still_wanted,
     )

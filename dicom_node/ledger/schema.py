@@ -80,6 +80,8 @@ arrival = Table(
     Column("completed_at", _Time),
     Column("finished_at", _Time),
     Column("reason", String(1024)),
+    Column("released_at", _Time),  # originals went on before every image was decided; enhancement goes on behind them
+    Column("shadow", Boolean, nullable=False, default=False),  # what is enhanced is measured, and never leaves
     UniqueConstraint("series_instance_uid", "generation"),
     Index(
         "arrival_one_open",
@@ -113,6 +115,8 @@ instance = Table(
     Column("digest", String(64), nullable=False),  # SHA-256 of the data set
     Column("revision", Integer, nullable=False),
     Column("at", _Time, nullable=False),
+    # The same image, received before in another transfer syntax, or encoded otherwise: it stands for this one.
+    Column("same_as_id", _Key, ForeignKey("instance.id")),
     Index("instance_sop_instance", "sop_instance_uid"),
     Index("instance_arrival", "arrival_id"),
     Index("instance_association", "association_id"),
@@ -158,7 +162,8 @@ delivery = Table(
     Column("next_attempt_at", _Time, nullable=False),
     Column("finished_at", _Time),
     Column("reason", String(1024)),
-    UniqueConstraint("arrival_id", "destination"),
+    Column("part", Integer, nullable=False, default=0),  # 1: the enhanced images that follow their originals
+    UniqueConstraint("arrival_id", "destination", "part"),
     Index("delivery_state", "state", "next_attempt_at"),
 )
 

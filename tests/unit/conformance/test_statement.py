@@ -172,7 +172,9 @@ def test_every_setting_is_there_with_its_meaning() -> None:
         if name == "destinations":
             web = schema["$defs"]["DicomwebDestinationSettings"]["properties"]
             title = f"{name} of kind dicomweb"
-            expected |= {(title, key): entry["description"] for key, entry in web.items() if key not in ("retry", "breaker")}
+            expected |= {
+                (title, key): entry["description"] for key, entry in web.items() if key not in ("retry", "breaker")
+            }
             reference = {"$ref": "/DicomDestinationSettings"}
         model = reference["$ref"].rsplit("/", 1)[1]
         for setting, described in schema["$defs"][model]["properties"].items():

@@ -840,3 +840,15 @@ def test_what_was_denoised_is_not_denoised_again(tmp_path: Path, code_setting: s
     decision = is_enhanceable(derived, ("DX",))
     assert not decision.enhance
     assert "denoised" in decision.reason
+
+
+def test_a_revision_of_a_source_has_a_derived_uid_of_its_own_and_the_first_keeps_the_formula() -> None:
+    arguments = {
+        "source_sop_instance_uid": "1.2.3",
+        "source_pixel_digest": "a" * 64,
+        "model_digest": "b" * 64,
+        "strength": 0.7,
+    }
+    uids = {derived_sop_instance_uid(**arguments, revision_digest=d) for d in ("", "c" * 64, "d" * 64)}  # type: ignore[arg-type]
+    assert len(uids) == 3
+    assert derived_sop_instance_uid(**arguments) in uids  # type: ignore[arg-type]
