@@ -7,7 +7,7 @@ from typing import Final
 
 from config.attribute_paths import vr_of
 from config.conditions import Measure, Negation, Range, quantity_of_bound
-from config.settings import SENDER_FACTS, RouteSettings, Settings
+from config.settings import SENDER_FACTS, Content, RouteSettings, Settings
 
 _COUNTED: Final[Mapping[str, Measure]] = {
     "AS": Measure.AGE,
@@ -27,7 +27,12 @@ _WRITTEN: Final[Mapping[Measure, str]] = {
 
 def doubts(settings: Settings) -> list[str]:
     """Return one sentence for each thing in valid settings that is probably not meant."""
-    return [*_forwards_nothing(settings), *_unreached(settings.routes), *_empty_ranges(settings.routes)]
+    return [
+        *_forwards_nothing(settings),
+        *_unreached(settings.routes),
+        *_empty_ranges(settings.routes),
+        *_never_committed(settings),
+    ]
 
 
 def _forwards_nothing(settings: Settings) -> Iterator[str]:
@@ -41,6 +46,25 @@ def _forwards_nothing(settings: Settings) -> Iterator[str]:
             "the last of [[routes]] has conditions and there is no [fallback]: "
             "what no route matches is kept and not forwarded"
         )
+
+
+def _never_committed(settings: Settings) -> Iterator[str]:
+    """Name what makes every request for commitment of a source fail."""
+    plain = {entry.name for entry in settings.destinations if entry.commitment is None}
+    for source in settings.sources:
+        if source.commitment is None:
+            continue
+        for route in settings.routes_in_order:
+            if source.commitment.counts == "committed" and (missing := plain.intersection(route.destinations)):
+                yield (
+                    f"source {source.name} is told that nothing on route {route.name} is committed: destinations "
+                    f'{", ".join(sorted(missing))} have no commitment; set it there, or counts = "sent" at the source'
+                )
+            if source.commitment.originals == "required" and Content.ORIGINAL not in route.send:
+                yield (
+                    f"source {source.name} is told that no image that route {route.name} enhances is committed: its "
+                    'original is not sent; add "original" to send, or set sources.commitment.originals = "replaced"'
+                )
 
 
 def _unreached(routes: tuple[RouteSettings, ...]) -> Iterator[str]:
