@@ -7,7 +7,14 @@ from typing import Final
 
 from config.attribute_paths import vr_of
 from config.conditions import Measure, Negation, Range, quantity_of_bound
-from config.settings import SENDER_FACTS, DicomwebDestinationSettings, RouteSettings, Settings
+from config.settings import (
+    SENDER_FACTS,
+    Content,
+    DicomDestinationSettings,
+    DicomwebDestinationSettings,
+    RouteSettings,
+    Settings,
+)
 
 _COUNTED: Final[Mapping[str, Measure]] = {
     "AS": Measure.AGE,
@@ -32,6 +39,7 @@ def doubts(settings: Settings) -> list[str]:
         *_unreached(settings.routes),
         *_empty_ranges(settings.routes),
         *_open_to_all(settings),
+        *_never_committed(settings),
     ]
 
 
@@ -57,6 +65,29 @@ def _open_to_all(settings: Settings) -> Iterator[str]:
             yield f"destination {entry.name} has verify = false: whoever answers at its address gets the objects"
         if not is_secure and (entry.token_file or entry.token_variable or entry.username or entry.oauth_url):
             yield f"destination {entry.name} has a login and no https: everybody on the way can read both"
+
+
+def _never_committed(settings: Settings) -> Iterator[str]:
+    """Name what makes every request for commitment of a source fail."""
+    plain = {
+        entry.name
+        for entry in settings.destinations
+        if not isinstance(entry, DicomDestinationSettings) or entry.commitment is None
+    }
+    for source in settings.sources:
+        if source.commitment is None:
+            continue
+        for route in settings.routes_in_order:
+            if source.commitment.counts == "committed" and (missing := plain.intersection(route.destinations)):
+                yield (
+                    f"source {source.name} is told that nothing on route {route.name} is committed: destinations "
+                    f'{", ".join(sorted(missing))} have no commitment; set it there, or counts = "sent" at the source'
+                )
+            if source.commitment.originals == "required" and Content.ORIGINAL not in route.send:
+                yield (
+                    f"source {source.name} is told that no image that route {route.name} enhances is committed: its "
+                    'original is not sent; add "original" to send, or set sources.commitment.originals = "replaced"'
+                )
 
 
 def _unreached(routes: tuple[RouteSettings, ...]) -> Iterator[str]:

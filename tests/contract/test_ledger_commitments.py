@@ -209,6 +209,7 @@ def test_named_in_both_lists_an_object_is_not_committed(asking: Asking) -> None:
     both = names(transaction)
     assert asking.report(transaction.transaction_uid, *both, failed=dict.fromkeys(both, 0x0110)).delivery is PENDING
     assert asking.state(delivery_id) is PENDING
+    assert asking.ledger.rows("SELECT count(*) FROM delivery_item WHERE committed_at IS NOT NULL") == [(0,)]
 
 
 def test_a_late_yes_while_it_waits_to_be_sent_again_saves_the_sending(asking: Asking) -> None:

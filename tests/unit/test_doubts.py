@@ -47,3 +47,30 @@ def test_a_range_of_the_wrong_kind_is_told_with_how_it_is_written(key: str, cond
 )
 def test_what_can_match_raises_no_doubt(match: dict[str, object]) -> None:
     assert found(match) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "send", "words"),
+    [
+        (True, True, ["original", "enhanced"], []),
+        (True, False, ["original"], ["pacs have no commitment"]),
+        ({"counts": "sent"}, False, ["original"], []),
+        (True, True, ["enhanced"], ["its original is not sent"]),
+        ({"originals": "replaced"}, True, ["enhanced"], []),
+        (False, False, ["enhanced"], []),
+    ],
+)
+def test_a_source_whose_requests_for_commitment_all_fail_is_named(
+    source: object, destination: bool, send: list[str], words: list[str]
+) -> None:
+    warnings = doubts(
+        parse_settings(
+            {
+                "sources": [{**ROOM, "commitment": source}],
+                "destinations": [{**PACS, "commitment": destination}],
+                "routes": [{"name": "r", "send": send, "destinations": ["pacs"]}],
+            }
+        )
+    )
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
