@@ -16,7 +16,15 @@ from typing import Final
 import httpx
 
 from config.settings import DicomwebDestinationSettings
-from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, ProbeStep, Silence, classify_status
+from dicom_node.destinations.base import (
+    DeliveryItem,
+    ItemOutcome,
+    Outcome,
+    ProbeStep,
+    Silence,
+    StopSending,
+    classify_status,
+)
 from dicom_node.destinations.explanations import name_uid
 from dicom_node.destinations.multipart import FileTrouble, MultipartBody, Part, make_part
 from dicom_node.destinations.preparing import in_syntax
@@ -157,10 +165,13 @@ class _Attempt:
         self._on_outcome = on_outcome
         self._in_vain = 0
         self._renewed = False
+        self._stop: StopSending | None = None
 
     def run(self, session: WebSession) -> None:
         """Send until every object has its outcome; `NotSendable` leaves the rest for `give_up`."""
         while self._groups:
+            if self._stop is not None:
+                raise self._stop
             with ExitStack() as stack:
                 batch = self._load(stack)
                 if not batch:
@@ -176,6 +187,8 @@ class _Attempt:
                     self._lost(parcels, error)
                     continue
             self._answered(session, parcels, response)
+        if self._stop is not None:
+            raise self._stop
 
     def give_up(self, reason: str, silence: Silence | None = None) -> None:
         """Tell of all that is left that it is to be tried again."""
@@ -367,16 +380,19 @@ class _Attempt:
         status: int | None = None,
         silence: Silence | None = None,
     ) -> None:
-        self._on_outcome(
-            ItemOutcome(
-                instance_id=parcel.item.instance_id,
-                outcome=outcome,
-                status=status,
-                reason=reason,
-                in_doubt=in_doubt,
-                silence=silence,
-            )
+        told = ItemOutcome(
+            instance_id=parcel.item.instance_id,
+            outcome=outcome,
+            status=status,
+            reason=reason,
+            in_doubt=in_doubt,
+            silence=silence,
         )
+        try:
+            self._on_outcome(told)
+        except StopSending as stop:
+            # The other objects of this request are answered too: to send them again would make duplicates of them.
+            self._stop = stop
 
 
 def _size(parcel: _Parcel) -> int:

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.destinations.base import DeliveryItem, Outcome, StepState
+from dicom_node.destinations.base import DeliveryItem, ItemOutcome, Outcome, StepState, StopSending
 from dicom_node.destinations.multipart import FileTrouble, _read
 from dicom_node.destinations.stow_rs import StowRs
 from tests.support.items import Outcomes, items_of, write_image, write_series
@@ -242,6 +242,20 @@ def test_a_query_that_does_not_show_the_object_leaves_it_in_doubt(series: list[D
     with MockStow(respond=lambda *_: Canned(200), query=query) as peer:
         outcomes = deliver(peer, series[:1])
     assert [(o.outcome, o.in_doubt) for o in outcomes] == [(RETRY, True)]
+
+
+def test_a_stop_comes_after_the_answers_of_the_request_and_before_the_next(series: list[DeliveryItem]) -> None:
+    told: list[ItemOutcome] = []
+
+    def stop(outcome: ItemOutcome) -> None:
+        told.append(outcome)
+        raise StopSending("held")
+
+    with MockStow() as peer:
+        with pytest.raises(StopSending):
+            stow(peer.port, max_objects=4).deliver(series, on_outcome=stop)
+        assert peer.request_counts == [4]
+    assert [(o.instance_id, o.outcome) for o in told] == [(number, SENT) for number in range(4)]
 
 
 # -- whole requests that fail -----------------------------------------------------------------------
