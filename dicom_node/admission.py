@@ -15,6 +15,7 @@ from typing import Final
 from config.settings import Settings
 from dicom_node.association_policy import ReceiverLoad, host_names, judge_association
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
@@ -93,6 +94,7 @@ class Admission:
         While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
         closed at the next start.
         """
+        fault_point("association.ended")
         delay_s = _FIRST_DELAY_S
         try:
             while True:
@@ -124,6 +126,7 @@ class Admission:
             "host": request.host,
         }
         log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
+        fault_point("association.rejected")
         try:
             self._ledger.record_rejection(**who, reason=rejection.explanation)
         except LedgerUnavailable as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from config.settings import DestinationSettings
 from dicom_node.destinations.base import DeliveryItem, Destination, ItemOutcome, Outcome, give_up, retry_after
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.states import DeliveryState, ItemState
@@ -66,6 +67,7 @@ class Courier:
         def note(outcome: ItemOutcome) -> None:
             if outcome.outcome is Outcome.RETRY:
                 failures.append(outcome.reason)
+            fault_point("deliver.answered")
             self.ledger.record_item(
                 delivery_id,
                 outcome.instance_id,
@@ -74,9 +76,12 @@ class Courier:
                 reason=outcome.reason or None,
                 in_doubt=outcome.in_doubt,
             )
+            fault_point("deliver.recorded")
 
         try:
-            destination.deliver([self._item(o) for o in self.ledger.take_objects(delivery_id)], on_outcome=note)
+            items = [self._item(o) for o in self.ledger.take_objects(delivery_id)]
+            fault_point("deliver.opened")
+            destination.deliver(items, on_outcome=note)
         except LedgerUnavailable:
             raise
         except Exception as error:
@@ -84,6 +89,7 @@ class Courier:
             # delivery's maximum age.
             log.exception("Delivery failed by an unforeseen error", extra={"delivery": delivery_id})
             failures.append(f"unforeseen {type(error).__name__}: {error}")
+        fault_point("deliver.settling")
         failure = failures[0] if failures else None
         over = give_up(self.clock() - delivery.created_at, settings.retry)
         retry_in_s = None if over else retry_after(max(1, delivery.attempts), settings.retry, self.rng)

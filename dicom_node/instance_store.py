@@ -26,6 +26,7 @@ import pydicom
 from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, OutOfResources
+from dicom_node.fault_points import fault_point
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _KEY = re.compile(r"(q-)?[0-9a-f]{32}")
@@ -102,6 +103,7 @@ class InstanceStore:
             source_ae_title=source_ae_title,
         )
         with _out_of_resources():
+            fault_point("store.creating")
             incoming = IncomingObject(self, _new_key(), self._incoming)
         incoming.write_meta(meta)
         return incoming
@@ -128,6 +130,7 @@ class InstanceStore:
                 with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
                     pydicom.dcmwrite(file, dataset, enforce_file_format=True)
                     file.flush()
+                    fault_point("store.written")
                     os.fsync(file.fileno())
                 stored = _measure(path, key)
                 self._move(path, key)
@@ -171,6 +174,7 @@ class InstanceStore:
             with _out_of_resources():
                 stored = _measure(source, _QUARANTINED + subject.removeprefix(_QUARANTINED))
                 self._move(source, stored.key)
+        fault_point("quarantine.moved")
         with _out_of_resources():
             self.path(stored.key).with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
         return stored
@@ -204,8 +208,11 @@ class InstanceStore:
 
     def _move(self, path: Path, key: str) -> None:
         target = self.path(key)
+        fault_point("store.synced")
         os.rename(path, target)
+        fault_point("store.renamed")
         _sync_folder(target.parent)
+        fault_point("store.durable")
 
 
 class IncomingObject:
@@ -273,6 +280,7 @@ class IncomingObject:
     def settle(self, key: str) -> StoredObject:
         """Do what `commit` does, under any key of the store."""
         with self._discarding():
+            fault_point("store.written")
             os.fsync(self._descriptor)
             self._close()
             self._store._move(self._path, key)

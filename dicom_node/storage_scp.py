@@ -29,6 +29,7 @@ from dicom_node.dataset_header import (
     scan_header,
 )
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
+from dicom_node.fault_points import fault_point
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
@@ -138,6 +139,7 @@ class StorageScp:
         if command.command_field == CommandField.C_STORE_RQ and context.abstract_syntax != VERIFICATION:
             status, comment = self._store_instance(context, command)
             phase.send_message(context_id, build_response(command, status, comment))
+            fault_point("reception.answered")
             return
         if command.is_response:
             raise ProtocolViolation("a response to nothing", source=SERVICE_USER, reason=0)
@@ -222,12 +224,15 @@ class StorageScp:
             if not error.may_be_committed:
                 self._store.delete(stored.key)
             raise
+        fault_point("reception.recorded")
         if recorded.outcome is RecordOutcome.DUPLICATE:
+            fault_point("reception.duplicate")
             self.duplicates += 1
             self._store.delete(stored.key)
 
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)
+        fault_point("quarantine.explained")
         self._ledger.record_quarantined(
             association_id=self._association_id,
             key=stored.key,

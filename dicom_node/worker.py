@@ -21,6 +21,7 @@ from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
 from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
+from dicom_node.fault_points import fault_point
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
@@ -71,6 +72,7 @@ def run_worker(settings: Settings, number: int) -> int:
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
+            fault_point("start.launched")
             scheduler = BackgroundScheduler(timezone="UTC")
             schedule_jobs(scheduler, _housekeeping(state, workflows, processes))
             scheduler.start()

@@ -17,6 +17,7 @@ from config.settings import Content, RouteSettings, Settings
 from dicom_node.delivery import Courier
 from dicom_node.enhancement import LATE, ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
@@ -117,10 +118,12 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _begin(self, arrival_id: int, attempt: int) -> list[int] | None:
         try:
-            return self._parts.arrivals.begin(arrival_id, attempt)
+            images = self._parts.arrivals.begin(arrival_id, attempt)
         except IllegalTransition as error:
             log.info("Nothing to enhance", extra={"arrival": arrival_id, "reason": str(error)})
             return None
+        fault_point("enhance.begun")
+        return images
 
     @_step
     def _enhance(self, instance_id: int) -> None:
@@ -136,6 +139,7 @@ class Workflows(DBOSConfiguredInstance):
             if instance_id not in self._counted:
                 begun = arrivals.count_attempt(instance_id)
                 self._counted.add(instance_id)
+            fault_point("image.counted")
             if begun > MAX_IMAGE_ATTEMPTS:
                 reason = f"processing this image ended the worker {begun - 1} times"
                 log.error("Image passed through", extra={"instance": instance_id, "reason": reason})
@@ -144,7 +148,9 @@ class Workflows(DBOSConfiguredInstance):
             else:
                 route = self._parts.find_route(arrival)
                 record, derived = self._parts.enhancer.enhance(stored, route, self._times(arrival, route))
+                fault_point("image.derived")
                 self._decide(instance_id, record, derived)
+            fault_point("image.decided")
         self._counted.discard(instance_id)
 
     def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
@@ -170,7 +176,10 @@ class Workflows(DBOSConfiguredInstance):
         arrival = self._parts.arrivals.get(arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
-        state = self._conclude_with(arrival, self._make_report(arrival))
+        report = self._make_report(arrival)
+        fault_point("conclude.reported")
+        state = self._conclude_with(arrival, report)
+        fault_point("conclude.concluded")
         self._begun_reports.pop(arrival_id, None)
         return state
 
@@ -245,12 +254,15 @@ class Workflows(DBOSConfiguredInstance):
         except IllegalTransition as error:
             log.info("Nothing to deliver", extra={"delivery": delivery_id, "reason": str(error)})
             return False
+        fault_point("deliver.taken")
         return True
 
     @_step
     def _send(self, delivery_id: int) -> str:
         with self._sending.take(alone=False):
-            return self._parts.courier.attempt(delivery_id).value
+            state = self._parts.courier.attempt(delivery_id)
+        fault_point("deliver.settled")
+        return state.value
 
     # -- waking ---------------------------------------------------------------------------------
 
@@ -269,6 +281,7 @@ class Workflows(DBOSConfiguredInstance):
         if workflow_id not in self._woken:
             with SetWorkflowID(workflow_id):
                 DBOS.enqueue_workflow(ENHANCE_QUEUE, self.enhance_series, arrival.arrival_id, arrival.attempts)
+            fault_point("enhance.enqueued")
             self._woken.add(workflow_id)
         return workflow_id
 
@@ -280,6 +293,7 @@ class Workflows(DBOSConfiguredInstance):
                 SetEnqueueOptions(queue_partition_key=self._parts.courier.partition(delivery)),
             ):
                 DBOS.enqueue_workflow(DELIVER_QUEUE, self.deliver, delivery.delivery_id, delivery.attempts)
+            fault_point("deliver.enqueued")
             self._woken.add(workflow_id)
         return workflow_id
 
@@ -338,6 +352,7 @@ class Workflows(DBOSConfiguredInstance):
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
                 DBOS.resume_workflow(workflow.workflow_id)
+                fault_point("recover.resumed")
 
 
 def _has_failed(workflow_id: str) -> bool:
