@@ -136,6 +136,7 @@ class InstanceStore:
                 self._move(path, key)
         except BaseException:
             path.unlink(missing_ok=True)
+            self.path(key).unlink(missing_ok=True)  # renamed, and the folder could not be synced
             raise
         return stored
 
@@ -226,6 +227,7 @@ class IncomingObject:
         self._dataset_offset = 0
         self._dataset_bytes = 0
         self._is_settled = False
+        self._target: Path | None = None
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
 
     @property
@@ -283,6 +285,7 @@ class IncomingObject:
             fault_point("store.written")
             os.fsync(self._descriptor)
             self._close()
+            self._target = self._store.path(key)
             self._store._move(self._path, key)
             self._is_settled = True
         return StoredObject(
@@ -297,6 +300,10 @@ class IncomingObject:
         self._close()
         if not self._is_settled:
             self._path.unlink(missing_ok=True)
+            if self._target is not None:
+                # Renamed, and the folder could not be synced: a sender that tries for hours must not leave a file
+                # with each try.
+                self._target.unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
