@@ -94,11 +94,11 @@ class Admission:
         While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
         closed at the next start.
         """
-        fault_point("association.ended")
         delay_s = _FIRST_DELAY_S
         try:
             while True:
                 try:
+                    fault_point("association.ended")
                     self._ledger.close_association(admitted.association_id, outcome=outcome, acknowledged=acknowledged)
                     return
                 except LedgerUnavailable as error:

@@ -31,10 +31,12 @@ from tests.support.pdu_faults import PDU_FAULTS
 from tests.support.random_kills import RANDOM_KILLS
 from tests.support.scenarios import Result, Scenario
 from tests.support.status_answers import STATUSES
+from tests.support.unforeseen_errors import UNFORESEEN_ERRORS
 
 SCENARIOS: tuple[Scenario, ...] = (
     KILL_MATRIX,
     RANDOM_KILLS,
+    UNFORESEEN_ERRORS,
     PDU_FAULTS,
     STATUSES,
     DCMTK,

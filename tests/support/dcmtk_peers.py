@@ -47,12 +47,17 @@ def run_dcmtk(folder: Path) -> Result:
         result.tried += _abort_as_modality(node, paths)
         node.send(*paths)
         for name in SCP_OPTIONS:
-            query = f"SELECT 1 FROM delivery WHERE destination = '{name}' AND state = 'pending' AND attempts >= 1"
-            node.wait_for_rows(query)
+            # --refuse rejects for good (PS3.8 9.3.4, result 1), which is a dead letter until an operator retries it.
+            state = "refused" if name == "refuse" else "pending"
+            ((delivery_id,),) = node.wait_for_rows(
+                f"SELECT id FROM delivery WHERE destination = '{name}' AND state = '{state}' AND attempts >= 1"
+            )
             result.tried += 1
             peers[name].stop()
             peers[name].options = ()
             peers[name].start()
+            if name == "refuse":
+                node.command("queue", "retry", str(delivery_id))
         wait_until(
             lambda: node.rows("SELECT count(*) FROM delivery WHERE state = 'sent'")[0][0] >= len(targets),
             timeout_s=90,

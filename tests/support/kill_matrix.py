@@ -66,13 +66,13 @@ def run_kills(folder: Path, kills: Sequence[Kill]) -> Result:
             paths = write_radiographs(folder / "in", 2, series=2 * number)
             paths += write_radiographs(folder / "in", 1, series=2 * number + 1, sop_class=CT)
             with PersistentModality(node.port, paths) as modality:
-                _provoke(kill, node, sent)
+                provoke(kill, node)
                 modality.wait()
             sent += paths
             quarantined += kill.point.startswith("quarantine.")
             if kill.point == "reception.duplicate":
                 # The object is known by now; its sender was not answered in time and sends it again.
-                _send_until_stored(node, paths[0])
+                send_until_stored(node, paths[0])
             try:
                 wait_until(lambda k=kill: faults.is_done(k.point), timeout_s=60, what=str(kill))  # type: ignore[misc]
             except TimeoutError:
@@ -82,7 +82,7 @@ def run_kills(folder: Path, kills: Sequence[Kill]) -> Result:
             result.tried += 1
             if kill.point.startswith("quarantine."):
                 _send_garbage(node)  # the sender tries again
-            _wait_done(node, len(sent) + quarantined)
+            wait_done(node, len(sent) + quarantined)
             checked = dataclasses.replace(result, broken=list(result.broken), figures={})
             checked.check(node, pacs.objects, sent)
             if not checked.ok:
@@ -92,7 +92,9 @@ def run_kills(folder: Path, kills: Sequence[Kill]) -> Result:
     return result
 
 
-def _wait_done(node: RunningNode, count: int) -> None:
+def wait_done(node: RunningNode, count: int) -> None:
+    """Wait until the node has nothing to do with at least `count` objects received."""
+
     def is_done() -> bool:
         total = node.verify(deep=False).balance.total
         return total.received >= count and total.in_work == total.dead_letters
@@ -100,7 +102,7 @@ def _wait_done(node: RunningNode, count: int) -> None:
     wait_until(is_done, timeout_s=120, what=f"the delivery of {count} objects")
 
 
-def _provoke(kill: Kill, node: RunningNode, sent: Sequence[Path]) -> None:
+def provoke(kill: Kill, node: RunningNode) -> None:
     """Do what brings a process to the point, where sending objects alone does not."""
     if kill.point.startswith("start."):
         name = kill.role if kill.role == "receiver" else "worker-0"
@@ -137,7 +139,8 @@ def _send_garbage(node: RunningNode) -> None:
     wait_until(is_answered, what="an answer to garbage")
 
 
-def _send_until_stored(node: RunningNode, path: Path) -> None:
+def send_until_stored(node: RunningNode, path: Path) -> None:
+    """Send a file until it is acknowledged."""
     with PersistentModality(node.port, [path]) as modality:
         modality.wait()
 
