@@ -91,8 +91,9 @@ class Admission:
     def end(self, admitted: Admitted, outcome: str, acknowledged: int) -> None:
         """Close the association's row, for which its series wait, and give the place back.
 
-        While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
-        closed at the next start.
+        Whatever goes wrong, this waits and tries again until the receiver stops; what is open then is closed at the
+        next start. An association that stayed open in the ledger would hold up its series until somebody restarts the
+        receiver.
         """
         delay_s = _FIRST_DELAY_S
         try:
@@ -103,6 +104,8 @@ class Admission:
                     return
                 except LedgerUnavailable as error:
                     log.error("The end of an association could not be recorded", extra={"error": str(error)})
+                except Exception:
+                    log.exception("The end of an association could not be recorded by an unforeseen error")
                 if self._stopping.wait(delay_s):
                     return
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)

@@ -40,7 +40,7 @@ class Direction(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PduFault:
-    """One disturbance: `nth` counts from 1 over one connection."""
+    """One disturbance: `nth` counts from 1 over all connections of a proxy."""
 
     direction: Direction
     pdu_type: int
@@ -85,6 +85,7 @@ class PduProxy:
         self._listener = socket.create_server((LOOPBACK, 0))
         self._open: list[socket.socket] = []
         self.port = int(self._listener.getsockname()[1])
+        self._passed = 0
         self.happened = False
 
     def __enter__(self) -> Self:
@@ -118,13 +119,11 @@ class PduProxy:
                     threading.Thread(target=self._pump, args=(source, sink, direction), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, direction: Direction) -> None:
-        seen: dict[int, int] = {}
         try:
             while True:
                 header = _exactly(source, 6)
                 pdu = header + _exactly(source, struct.unpack(">BBI", header)[2])
-                seen[pdu[0]] = seen.get(pdu[0], 0) + 1
-                if self._is_hit(direction, pdu[0], seen[pdu[0]]):
+                if self._is_hit(direction, pdu[0]):
                     self._disturb(source, sink, pdu)
                 else:
                     sink.sendall(pdu)
@@ -134,13 +133,14 @@ class PduProxy:
             _close(source)
             _close(sink)
 
-    def _is_hit(self, direction: Direction, pdu_type: int, nth: int) -> bool:
+    def _is_hit(self, direction: Direction, pdu_type: int) -> bool:
         fault = self._fault
         with self._lock:
-            if self.happened or (direction, pdu_type, nth) != (fault.direction, fault.pdu_type, fault.nth):
+            if self.happened or (direction, pdu_type) != (fault.direction, fault.pdu_type):
                 return False
-            self.happened = True
-            return True
+            self._passed += 1
+            self.happened = self._passed == fault.nth
+            return self.happened
 
     def _disturb(self, source: socket.socket, sink: socket.socket, pdu: bytes) -> None:
         match self._fault.action:
