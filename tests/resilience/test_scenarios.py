@@ -75,7 +75,7 @@ def test_a_hundred_associations_store_at_once_and_one_more_is_rejected(tmp_path:
 
 
 def test_a_day_of_a_department_loses_nothing_and_nothing_grows(tmp_path: Path) -> None:
-    result = DEPARTMENT.run(tmp_path, False)
+    result = DEPARTMENT.run(tmp_path, 0.0)
     assert result.ok, result
 
 
@@ -89,11 +89,11 @@ def test_the_planned_day_is_the_same_for_a_seed_and_has_all_that_it_promises() -
 
 
 def test_the_page_says_what_was_broken(tmp_path: Path) -> None:
-    def fails(folder: Path, is_long: bool) -> Result:
+    def fails(folder: Path, share: float) -> Result:
         raise TimeoutError("the delivery of 3 objects did not come true")
 
     broken = Scenario(name=SCENARIOS[0].name, tries="Nothing.", unit="kills", run=fails)
-    entry = run(broken, is_long=True, folder=tmp_path)
+    entry = run(broken, share=1.0, folder=tmp_path)
     assert entry["ok"] is False
     page = render({broken.name: entry})
     assert "**no**" in page

@@ -104,5 +104,5 @@ DCMTK = Scenario(
     tries="DCMTK refuses, aborts, sleeps beyond the time-out, ignores and rejects (storescp), and aborts after its "
     "work (storescu, echoscu).",
     unit="options",
-    run=lambda folder, is_long: run_dcmtk(folder),
+    run=lambda folder, share: run_dcmtk(folder),
 )

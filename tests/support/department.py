@@ -210,7 +210,7 @@ DEPARTMENT = Scenario(
     tries="24 hours of a department in fast motion: 20 modalities, a burst of portables, resends, a night with the "
     "PACS down, and an outage at noon.",
     unit="series",
-    run=lambda folder, is_long: run_day(
-        folder, examinations=300 if is_long else 40, duration_s=600.0 if is_long else 24.0
+    run=lambda folder, share: run_day(
+        folder, examinations=max(40, round(400 * share)), duration_s=max(24.0, 720.0 * share)
     ),
 )

@@ -145,9 +145,9 @@ def send_until_stored(node: RunningNode, path: Path) -> None:
         modality.wait()
 
 
-def scenario(folder: Path, is_long: bool) -> Result:
+def scenario(folder: Path, share: float) -> Result:
     """Run every kill, or for CI the first pass of each."""
-    return run_kills(folder, all_kills() if is_long else all_kills((1,)))
+    return run_kills(folder, all_kills() if share else all_kills((1,)))
 
 
 KILL_MATRIX = Scenario(

@@ -77,5 +77,5 @@ MANY_ASSOCIATIONS = Scenario(
     name="many-associations",
     tries="A hundred associations store at the same moment, and one more is rejected as too many.",
     unit="associations",
-    run=lambda folder, is_long: run_many(folder, 5 if is_long else 2),
+    run=lambda folder, share: run_many(folder, 5 if share else 2),
 )

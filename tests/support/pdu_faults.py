@@ -79,10 +79,10 @@ def _connections(process: psutil.Process) -> list[object]:
     return [c for c in process.net_connections("tcp") if c.status != psutil.CONN_LISTEN]
 
 
-def _scenario(folder: Path, is_long: bool) -> Result:
+def _scenario(folder: Path, share: float) -> Result:
     faults = all_faults()
     # For CI every third, so that every spot and every action is among them.
-    return run_pdu_faults(folder, faults if is_long else faults[::4], faults if is_long else faults[1::4])
+    return run_pdu_faults(folder, faults if share else faults[::4], faults if share else faults[1::4])
 
 
 PDU_FAULTS = Scenario(

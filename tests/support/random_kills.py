@@ -72,5 +72,5 @@ RANDOM_KILLS = Scenario(
     name="random-kills",
     tries="SIGKILL at a random moment to receiver, worker or every process at once, under load.",
     unit="kills",
-    run=lambda folder, is_long: run_random_kills(folder, 200 if is_long else 8),
+    run=lambda folder, share: run_random_kills(folder, max(4, round(200 * share))),
 )

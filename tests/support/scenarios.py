@@ -122,10 +122,11 @@ class Scenario:
     unit
         What `Result.tried` counts.
     run
-        Takes a folder for its files and whether the long form is asked for.
+        Takes a folder for its files and the share of the long form's counts that is asked for: 1 for all of them, 0
+        for the short form that the test suite runs.
     """
 
     name: str
     tries: str
     unit: str
-    run: Callable[[Path, bool], Result]
+    run: Callable[[Path, float], Result]

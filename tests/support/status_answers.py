@@ -69,5 +69,5 @@ STATUSES = Scenario(
     name="statuses",
     tries="A peer answers C-STORE by each status of PS3.4 B.2.3 and PS3.7 Annex C, and by some that nobody defines.",
     unit="statuses",
-    run=lambda folder, is_long: run_statuses(folder),
+    run=lambda folder, share: run_statuses(folder),
 )

@@ -70,5 +70,5 @@ UNFORESEEN_ERRORS = Scenario(
     tries="An error that no code foresees is raised at every named step; no process may end, and nothing may wait for "
     "a restart.",
     unit="errors",
-    run=lambda folder, is_long: run_errors(folder),
+    run=lambda folder, share: run_errors(folder),
 )
