@@ -12,7 +12,7 @@ from tests.support.fault_points import QUICK_SUPERVISOR, FaultFolder
 from tests.support.modality import ModalityAssociation, PersistentModality
 from tests.support.network import RawPeer, associate_rq
 from tests.support.node import RunningNode, running_node
-from tests.support.peers import MockScp, read_part10, wait_until
+from tests.support.peers import MockScp, is_listening, read_part10, wait_until
 from tests.support.radiographs import CT, write_radiographs
 from tests.support.scenarios import Result, Scenario
 
@@ -81,7 +81,8 @@ def run_kills(folder: Path, kills: Sequence[Kill]) -> Result:
                 continue
             result.tried += 1
             if kill.point.startswith("quarantine."):
-                _send_garbage(node)  # the sender tries again
+                # The sender tries again.
+                wait_until(lambda: _send_garbage(node), timeout_s=60, what="an answer to garbage")
             wait_done(node, len(sent) + quarantined)
             checked = dataclasses.replace(result, broken=list(result.broken), figures={})
             checked.check(node, pacs.objects, sent)
@@ -122,21 +123,18 @@ def _knock(node: RunningNode) -> None:
         pass
 
 
-def _send_garbage(node: RunningNode) -> None:
-    """Send a data set that ends in the middle of an element; whatever the answer."""
+def _send_garbage(node: RunningNode) -> bool:
+    """Send a data set that ends in the middle of an element; returns whether it was answered."""
     (obj,) = map(read_part10, write_radiographs(node.folder / "garbage", 1, series=9999))
     cut = dataclasses.replace(obj, data=obj.data[: len(obj.data) // 2])
-
-    def is_answered() -> bool:
-        try:
-            with ModalityAssociation(node.port) as association:
-                association.store_object(cut)
-                association.release()
-        except (OSError, EOFError, AssertionError):
-            return node.log().count("quarantine") > 0
-        return True
-
-    wait_until(is_answered, what="an answer to garbage")
+    wait_until(lambda: is_listening(node.port), timeout_s=60, what="the receiver")
+    try:
+        with ModalityAssociation(node.port) as association:
+            association.store_object(cut)
+            association.release()
+    except (OSError, EOFError, AssertionError):
+        return False
+    return True
 
 
 def send_until_stored(node: RunningNode, path: Path) -> None:
