@@ -54,8 +54,8 @@ scenarios run in small in the test suite.
 Each scenario ends with the same check, once the node has nothing to do any more: every object whose sender was
 answered with success is at the destination or is a dead letter with its reason; originals are bit-exact in the node
 and at the destination; no UID stands for two contents; no image is there under two UIDs; `verify --deep` closes.
-"Acknowledged" counts objects, "tried" what the last column of the first table names. An object may arrive twice (its
-answer was lost), with the same bytes.
+"Acknowledged" and what follows count objects. An object may arrive twice (its answer was lost), with the same bytes.
+Orphan files are no loss: nobody was told that they are safe (a crash came between the file and the ledger's row).
 """
 
 
