@@ -105,7 +105,7 @@ def render(entries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _form(share: float) -> str:
     if share == 0:
-        return "Short form, as in the test suite"
+        return "Short form"
     return "Long form" if share == 1 else f"Long form with {share:.0%} of its counts, for want of a quiet machine"
 
 
