@@ -18,6 +18,7 @@ from dicom_node.association_policy import ReceiverLoad, find_source, host_names,
 from dicom_node.commitment_peers import Rights, report_sources, rights_of
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.pace import Pace
 from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
@@ -115,17 +116,21 @@ class Admission:
     def end(self, admitted: Admitted, outcome: str, acknowledged: int) -> None:
         """Close the association's row, for which its series wait, and give the place back.
 
-        While the ledger is out of reach this waits and tries again until the receiver stops; what is open then is
-        closed at the next start.
+        Whatever goes wrong, this waits and tries again until the receiver stops; what is open then is closed at the
+        next start. An association that stayed open in the ledger would hold up its series until somebody restarts the
+        receiver.
         """
         delay_s = _FIRST_DELAY_S
         try:
             while True:
                 try:
+                    fault_point("association.ended")
                     self._ledger.close_association(admitted.association_id, outcome=outcome, acknowledged=acknowledged)
                     return
                 except LedgerUnavailable as error:
                     log.error("The end of an association could not be recorded", extra={"error": str(error)})
+                except Exception:
+                    log.exception("The end of an association could not be recorded by an unforeseen error")
                 if self._stopping.wait(delay_s):
                     return
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
@@ -160,6 +165,7 @@ class Admission:
             "host": request.host,
         }
         log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
+        fault_point("association.rejected")
         try:
             self._ledger.record_rejection(**who, reason=rejection.explanation)
         except LedgerUnavailable as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.processes import HEARTBEAT_S, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
@@ -32,11 +33,13 @@ def run_receiver(settings: Settings) -> int:
     configure_logging(settings.logging, "receiver")
     stop = stop_event()
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
+        fault_point("start.opened")
         name = f"{settings.node.name}:receiver"
         ledger = ReceptionLedger(state.database, name)
         interrupted = ledger.close_left_open()
         if interrupted:
             log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
+        fault_point("start.cleared")
         receiver = Receiver(settings, state.store, ledger, state.database)
         try:
             receiver.start()

@@ -20,6 +20,7 @@ from dicom_node.destinations.base import (
     retry_after,
 )
 from dicom_node.errors import LedgerUnavailable, describe
+from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
 from dicom_node.integrity import Finding, examine
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
@@ -87,6 +88,7 @@ class Courier:
             )
         attempt = _Attempt(self, delivery, settings)
         left = self.ledger.take_objects(delivery_id)
+        fault_point("deliver.opened")
         try:
             sound = self._sound(delivery_id, left, attempt.note)
             if sound:
@@ -108,6 +110,7 @@ class Courier:
             attempt.failures.append(f"unforeseen {describe(error)}")
         else:
             attempt.judge_destination()
+        fault_point("deliver.settling")
         return self._settle(delivery, settings, attempt.failures[0] if attempt.failures else None)
 
     def _settle(self, delivery: Delivery, settings: DestinationSettings, failure: str | None) -> DeliveryState:
@@ -195,6 +198,7 @@ class _Attempt:
         self._is_answered |= is_answer
         if outcome.silence is not None:
             self._silences.add(outcome.silence)
+        fault_point("deliver.answered")
         goes_on = self._courier.ledger.record_item(
             self._delivery.delivery_id,
             outcome.instance_id,
@@ -204,6 +208,7 @@ class _Attempt:
             in_doubt=outcome.in_doubt,
             attempt=self._delivery.attempts,
         )
+        fault_point("deliver.recorded")
         if not is_answer:
             # Nothing was answered: the rest is not sent, but told of.
             return

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.disk_care import DiskCare
 from dicom_node.errors import NodeError
+from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.retention import RetentionLedger
@@ -54,7 +55,9 @@ class Housekeeping:
         """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""
         purged = 0
         for key in self.retention.purge_delivered(self.keep_s):
+            fault_point("retention.marked")
             self.store.delete(key)
+            fault_point("retention.deleted")
             purged += 1
         swept = self.store.sweep_incoming(INCOMING_MAX_AGE_S)
         if purged or swept:

@@ -28,6 +28,7 @@ import pydicom
 from pydicom.uid import UID
 
 from dicom_node.errors import NodeError, OutOfResources
+from dicom_node.fault_points import fault_point
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ class InstanceStore:
             source_ae_title=source_ae_title,
         )
         with _out_of_resources():
+            fault_point("store.creating")
             incoming = IncomingObject(self, _new_key(), self._incoming)
         incoming.write_meta(meta)
         return incoming
@@ -133,6 +135,7 @@ class InstanceStore:
                 with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
                     pydicom.dcmwrite(file, dataset, enforce_file_format=True)
                     file.flush()
+                    fault_point("store.written")
                     os.fsync(file.fileno())
                 stored = _measure(path, key)
                 self._move(path, key)
@@ -180,6 +183,7 @@ class InstanceStore:
             with _out_of_resources():
                 stored = _measure(source, _QUARANTINED + subject.removeprefix(_QUARANTINED))
                 self._move(source, stored.key)
+        fault_point("quarantine.moved")
         with _out_of_resources():
             self.path(stored.key).with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
         return stored
@@ -232,8 +236,10 @@ class InstanceStore:
 
     def _move(self, path: Path, key: str) -> None:
         target = self.path(key)
+        fault_point("store.synced")
         os.rename(path, target)
         try:
+            fault_point("store.renamed")
             _sync_folder(target.parent)
         except BaseException:
             # Nobody will be told that it is safe: a sender that tries for hours must not fill the disk with copies.
@@ -242,6 +248,7 @@ class InstanceStore:
             with contextlib.suppress(OSError):
                 os.rename(target, path)
             raise
+        fault_point("store.durable")
 
 
 class IncomingObject:
@@ -309,6 +316,7 @@ class IncomingObject:
     def settle(self, key: str) -> StoredObject:
         """Do what `commit` does, under any key of the store."""
         with self._discarding():
+            fault_point("store.written")
             os.fsync(self._descriptor)
             self._close()
             self._store._move(self._path, key)

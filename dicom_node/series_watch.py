@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config.settings import RouteSettings
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.states import ArrivalState
 
@@ -73,10 +74,12 @@ class SeriesWatch:
             ):
                 continue
             self._write_route(arrival.arrival_id, route)
+            fault_point("series.routed")
             if self.ledger.complete(arrival.arrival_id, last_activity_at=arrival.last_activity_at):
                 log.info(
                     "Series complete", extra={"arrival": arrival.arrival_id, "route": route.name if route else None}
                 )
+                fault_point("series.completed")
                 completed.append(arrival.arrival_id)
         return completed
 

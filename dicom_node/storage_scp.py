@@ -32,6 +32,7 @@ from dicom_node.dataset_header import (
 )
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
+from dicom_node.fault_points import fault_point
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
 from dicom_node.integrity import examine
@@ -163,6 +164,7 @@ class StorageScp:
         ):
             status, comment = self._store_instance(context, command)
             phase.send_message(context_id, build_response(command, status, comment))
+            fault_point("reception.answered")
             return
         if context.abstract_syntax == STORAGE_COMMITMENT and self._commitment is not None:
             if command.command_field in (CommandField.N_ACTION_RQ, CommandField.N_EVENT_REPORT_RQ):
@@ -268,7 +270,9 @@ class StorageScp:
             if not error.may_be_committed:
                 self._store.delete(stored.key)
             raise
+        fault_point("reception.recorded")
         if recorded.outcome is RecordOutcome.DUPLICATE:
+            fault_point("reception.duplicate")
             self.duplicates += 1
             self._store.delete(self._superfluous(recorded.instance_id, stored))
 
@@ -294,6 +298,7 @@ class StorageScp:
 
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)
+        fault_point("quarantine.explained")
         self._ledger.record_quarantined(
             association_id=self._association_id,
             key=stored.key,

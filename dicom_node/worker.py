@@ -28,6 +28,7 @@ from dicom_node.disk_care import DiskCare
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
 from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
+from dicom_node.fault_points import fault_point
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
@@ -88,6 +89,7 @@ def run_worker(settings: Settings, number: int) -> int:
         with heartbeat(processes):
             DBOS.launch()
             workflows.register_queues()
+            fault_point("start.launched")
             housekeeping = _housekeeping(state, workflows, courier, processes)
             # A job may wait for a peer that is dead: each has a thread, beside those for everything else.
             threads = 10 + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())

@@ -19,6 +19,7 @@ from config.settings import Content, Late, RouteSettings, Settings
 from dicom_node.delivery import Courier
 from dicom_node.enhancement import LATE, ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import (
     Arrival,
     ArrivalLedger,
@@ -163,6 +164,7 @@ class Workflows(DBOSConfiguredInstance):
         except IllegalTransition as error:
             log.info("Nothing to enhance", extra={"arrival": arrival_id, "reason": str(error)})
             return None
+        fault_point("enhance.begun")
         return [instance_id for instance_id in images if not self._recognise(arrivals.instance(instance_id))]
 
     def _recognise(self, stored: StoredInstance) -> bool:
@@ -244,14 +246,17 @@ class Workflows(DBOSConfiguredInstance):
             return  # decided, and the process ended before the engine knew
         with self._turns.take(alone=begun > 0):
             begun = self._count(instance_id)
+            fault_point("image.counted")
             if begun > MAX_IMAGE_ATTEMPTS:
                 self._pass_killer(instance_id, begun)
             else:
                 record, derived = self._parts.enhancer.enhance(stored, route, self._times(arrival, route))
+                fault_point("image.derived")
                 if record.reason == LATE and route.late is Late.FOLLOW:
                     arrivals.postpone(instance_id)
                 else:
                     self._decide(instance_id, record, derived)
+            fault_point("image.decided")
         self._counted.discard(instance_id)
 
     def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
@@ -284,7 +289,10 @@ class Workflows(DBOSConfiguredInstance):
             # Images may be left, given up for the deadline.
             self.release_late(arrival, route)
             return ArrivalState.FOLLOWING.value
-        state = self._conclude_with(arrival, self._make_report(arrival))
+        report = self._make_report(arrival)
+        fault_point("conclude.reported")
+        state = self._conclude_with(arrival, report)
+        fault_point("conclude.concluded")
         self._begun_reports.pop(arrival_id, None)
         return state
 
@@ -401,15 +409,19 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
         try:
-            return self._parts.deliveries.begin(delivery_id, attempt)
+            is_taken = self._parts.deliveries.begin(delivery_id, attempt)
         except IllegalTransition as error:
             log.info("Nothing to deliver", extra={"delivery": delivery_id, "reason": str(error)})
             return False
+        fault_point("deliver.taken")
+        return is_taken
 
     @_step
     def _send(self, delivery_id: int) -> str:
         with self._sending.take(alone=False):
-            return self._parts.courier.attempt(delivery_id).value
+            state = self._parts.courier.attempt(delivery_id)
+        fault_point("deliver.settled")
+        return state.value
 
     # -- waking ---------------------------------------------------------------------------------
 
@@ -438,6 +450,7 @@ class Workflows(DBOSConfiguredInstance):
             queue, workflow = (FOLLOW_QUEUE, self.follow_series) if follows else (ENHANCE_QUEUE, self.enhance_series)
             with SetWorkflowID(workflow_id):
                 DBOS.enqueue_workflow(queue, workflow, arrival.arrival_id, arrival.attempts)
+            fault_point("enhance.enqueued")
             self._woken.add(workflow_id)
         return workflow_id
 
@@ -449,6 +462,7 @@ class Workflows(DBOSConfiguredInstance):
                 SetEnqueueOptions(queue_partition_key=self._parts.courier.partition(delivery)),
             ):
                 DBOS.enqueue_workflow(DELIVER_QUEUE, self.deliver, delivery.delivery_id, delivery.attempts)
+            fault_point("deliver.enqueued")
             self._woken.add(workflow_id)
         return workflow_id
 
@@ -542,6 +556,7 @@ class Workflows(DBOSConfiguredInstance):
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
                 DBOS.resume_workflow(workflow.workflow_id)
+                fault_point("recover.resumed")
 
 
 def _workflow_id(arrival: Arrival) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.errors import LedgerUnavailable
+from dicom_node.fault_points import fault_point
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.database import Database, cut, record_event
 from dicom_node.ledger.schema import arrival, association, instance, object_check, rejection
@@ -170,7 +171,9 @@ class ReceptionLedger:
         for _ in range(3):
             try:
                 with self._database.write() as connection:
-                    return [self._record(connection, one) for one in received]
+                    recorded = [self._record(connection, one) for one in received]
+                    fault_point("reception.committing")
+                    return recorded
             except IntegrityError:
                 # Another receiver took the same UID or opened the same series between our look and our write
                 # (PostgreSQL only: SQLite has one writer). Its row is there now: look again.

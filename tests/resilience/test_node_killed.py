@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from tests.support.faults import killed_by, slowed
 from tests.support.invariants import check_pacs
-from tests.support.modality import ModalityAssociation, PersistentModality
+from tests.support.modality import ModalityAssociation
 from tests.support.node import RunningNode, running_node
 from tests.support.peers import MockScp, is_listening, read_part10, requires_dcmtk, wait_until
 from tests.support.radiographs import CT, ROOT, write_radiographs
@@ -79,33 +78,6 @@ def test_a_killed_receiver_keeps_what_it_acknowledged_and_nothing_of_a_half_obje
             association.release()
         node.wait_balanced(3)
         check_pacs(pacs.objects, [*paths, large], node)
-
-
-@pytest.mark.timeout(300)
-def test_whatever_moment_everything_is_killed_at_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    rng = random.Random(20260721)
-    paths = [
-        *write_radiographs(tmp_path / "in", 8, series=1),
-        *write_radiographs(tmp_path / "in", 8, series=2, sop_class=CT),
-        *write_radiographs(tmp_path / "in", 8, series=3),
-    ]
-    rng.shuffle(paths)
-    with (
-        MockScp(delay_s=0.05) as pacs,
-        running_node(tmp_path / "node", pacs.port, environment=slowed(tmp_path / "site", 0.1)) as node,
-        PersistentModality(node.port, paths, pause_s=0.15) as modality,
-    ):
-        for _ in range(3):
-            time.sleep(rng.uniform(0.2, 3.0))
-            node.kill_everything()
-            told = set(modality.acknowledged)
-            node.start()
-            recorded = {row[0] for row in node.rows("SELECT sop_instance_uid FROM instance WHERE origin = 'received'")}
-            assert told <= recorded
-        modality.wait()
-        assert modality.failures, "no kill came in the middle of anything"
-        node.wait_balanced(len(paths))
-        check_pacs(pacs.objects, paths, node)
 
 
 def test_one_poison_image_is_passed_through_and_the_others_go_on(tmp_path: Path) -> None:

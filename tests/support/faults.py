@@ -1,10 +1,14 @@
-"""Faults inside a running worker, by a `sitecustomize` module on its path: the product has no hooks for tests."""
+"""Faults inside a running worker that depend on the object, by a `sitecustomize` module on its path.
+
+Where the step alone says when, the product's own fault points are simpler.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
 
+from tests.support.fault_points import FaultFolder
 from tests.support.node import REPOSITORY
 
 _SITE = """
@@ -50,7 +54,9 @@ def killed_by(folder: Path, sop_instance_uid: str) -> dict[str, str]:
 
 def slowed(folder: Path, seconds: float) -> dict[str, str]:
     """Return the environment of a node whose worker takes this much longer for each image."""
-    return fault_in_enhancement(folder, f"time.sleep({seconds})")
+    faults = FaultFolder(folder)
+    faults.arm("image.counted", "delay", role="worker", seconds=seconds, repeat=True)
+    return faults.environment
 
 
 _REPORT_SITE = """

@@ -62,6 +62,8 @@ class RunningNode:
         Further settings by table, such as ``receiver={"max_associations": 2}``; `node` is merged with ours.
     environment
         Environment variables of the node's processes, beside those of the tests.
+    program
+        What Python runs as the supervisor.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class RunningNode:
         destinations: Sequence[Mapping[str, Any]],
         routes: Sequence[Mapping[str, Any]] | None = None,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "dicom_node"),
         **tables: Mapping[str, Any],
     ) -> None:
         self.folder = folder
@@ -79,6 +82,7 @@ class RunningNode:
         self.log_file = folder / "log.txt"
         self.port = find_free_port()
         self._environment = dict(environment or {})
+        self._program = tuple(program)
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, psutil.Process] = {}
         self._workers = int(tables.get("node", {}).get("workers", 1))
@@ -144,7 +148,7 @@ class RunningNode:
         workers = self.log().count("Worker runs")
         with open(self.log_file, "ab") as log:
             self._supervisor = subprocess.Popen(
-                [PYTHON, "-m", "dicom_node", "run", "-c", str(self.file)],
+                [PYTHON, *self._program, "run", "-c", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -256,7 +256,8 @@ class MockScp:
             event.assoc.abort()
             return 0x0110
         status = self.statuses.get(number, 0x0000)
-        if status == 0x0000 or status & 0xF000 == 0xB000:
+        # Success and warnings (PS3.7 Annex C, PS3.4 B.2.3).
+        if status in (0x0000, 0x0001, 0x0107, 0x0116) or status & 0xF000 == 0xB000:
             received = ReceivedObject(
                 sop_class_uid=str(request.AffectedSOPClassUID),
                 sop_instance_uid=uid,
