@@ -64,8 +64,13 @@ def load_settings(file: Path) -> Settings:
             file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
     settings = parse_settings(raw, file)
-    data_dir = (file.resolve().parent / settings.node.data_dir).resolve()
-    return settings.model_copy(update={"node": settings.node.model_copy(update={"data_dir": data_dir})})
+    here = file.resolve().parent
+    data_dir = (here / settings.node.data_dir).resolve()
+    storage = settings.storage
+    if storage.folder is not None:
+        storage = storage.model_copy(update={"folder": (here / storage.folder).resolve()})
+    node = settings.node.model_copy(update={"data_dir": data_dir})
+    return settings.model_copy(update={"node": node, "storage": storage})
 
 
 def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Settings:

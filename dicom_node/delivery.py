@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import DestinationSettings
 from dicom_node.destinations.base import DeliveryItem, Destination, ItemOutcome, Outcome, give_up, retry_after
@@ -76,7 +77,10 @@ class Courier:
             )
 
         try:
-            destination.deliver([self._item(o) for o in self.ledger.take_objects(delivery_id)], on_outcome=note)
+            with self.store.held() as locate:
+                # Fetched before the association, which then does not wait for another machine's disk.
+                items = [self._item(o, locate(o.key)) for o in self.ledger.take_objects(delivery_id)]
+                destination.deliver(items, on_outcome=note)
         except LedgerUnavailable:
             raise
         except Exception as error:
@@ -103,13 +107,13 @@ class Courier:
             log.error("Delivery is a dead letter", extra=extra)
         return state
 
-    def _item(self, pending: PendingObject) -> DeliveryItem:
+    def _item(self, pending: PendingObject, path: Path) -> DeliveryItem:
         return DeliveryItem(
             instance_id=pending.instance_id,
             sop_class_uid=pending.sop_class_uid,
             sop_instance_uid=pending.sop_instance_uid,
             transfer_syntax_uid=pending.transfer_syntax_uid,
-            path=self.store.path(pending.key),
+            path=path,
             dataset_offset=pending.dataset_offset,
             is_derived=pending.is_derived,
             in_doubt=pending.in_doubt,

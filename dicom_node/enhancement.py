@@ -24,6 +24,7 @@ from dicom_node.ledger.arrivals import (
     EnhancementRecord,
     StoredInstance,
 )
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, StoredFrame, domain_of, from_exposure, iter_frames, read_spec, to_exposure
@@ -169,6 +170,9 @@ class ImageEnhancer:
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None
                 return self._derive(part10, self._model, route, times, begin)
+        except StoreUnavailable:
+            # A passing state of a place that is not on this machine: tried again, until the route's deadline.
+            raise
         except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
             return _passed(str(error), begin), None

@@ -70,21 +70,17 @@ def verify(ledger: BalanceLedger, store: InstanceStore, *, deep: bool) -> Verifi
     missing, damaged, known = [], [], set()
     for file in ledger.files():
         known.add(file.key)
-        path = store.path(file.key)
-        if not path.exists():
+        size = store.size(file.key)
+        if size is None:
             missing.append(file.key)
-        elif not _is_sound(path, file, deep=deep):
+        elif size != file.size or (deep and not _is_sound(store.path(file.key), file)):
             damaged.append(file.key)
     return Verification(
         balance=balance, missing=tuple(missing), damaged=tuple(damaged), orphans=tuple(sorted(present - known))
     )
 
 
-def _is_sound(path: Path, file: StoredFile, *, deep: bool) -> bool:
-    if path.stat().st_size != file.size:
-        return False
-    if not deep:
-        return True
+def _is_sound(path: Path, file: StoredFile) -> bool:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         stream.seek(file.dataset_offset)

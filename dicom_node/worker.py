@@ -6,7 +6,6 @@ import logging
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -15,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
-from dicom_node.app import heartbeat, only_one, stop_event
+from dicom_node.app import heartbeat, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
 from dicom_node.delivery import Courier
 from dicom_node.destinations.storage_scu import StorageScu
@@ -24,11 +23,14 @@ from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
+from dicom_node.ledger.database import bounded_url
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
+from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -54,7 +56,13 @@ def run_worker(settings: Settings, number: int) -> int:
     stop = stop_event()
     with open_state(settings) as state, only_one(settings.node.data_dir, f"worker-{number}"):
         name = f"{settings.node.name}:worker-{number}"
-        processes = ProcessLedger(state.database, name=name, role="worker")
+        processes = ProcessLedger(
+            state.database,
+            name=name,
+            role="worker",
+            machine=machine_of(settings),
+            dead_after_s=settings.node.dead_after_s,
+        )
         DBOS(
             config={
                 "name": "lowdose-node",
@@ -68,7 +76,7 @@ def run_worker(settings: Settings, number: int) -> int:
         # The engine installs a handler of its own; its lines shall look like ours.
         logging.getLogger("dbos").handlers.clear()
         workflows = _workflows(state)
-        with heartbeat(processes):
+        with heartbeat(state.database, processes):
             DBOS.launch()
             workflows.register_queues()
             scheduler = BackgroundScheduler(timezone="UTC")
@@ -91,7 +99,7 @@ def workflow_database_url(settings: Settings) -> str:
     url = settings.node.database_url
     if not url.startswith("postgresql"):
         return f"sqlite:///{settings.node.data_dir / 'workflows.sqlite'}"
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return bounded_url(url.replace("postgresql://", "postgresql+psycopg://", 1))
 
 
 def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | None]:
@@ -119,7 +127,8 @@ def _source_of(stored: StoredInstance, sources: Sequence[SourceSettings]) -> str
 def _header_to_route_by(state: State, stored: StoredInstance) -> Dataset | None:
     try:
         return _readable_header(state, stored)
-    except LedgerUnavailable:
+    except (LedgerUnavailable, StoreUnavailable):
+        # The header is there: without it the series would take a route that is not its own.
         raise
     except Exception:
         # The top of this series: an error that nobody foresaw must not keep all others from being completed.
@@ -181,7 +190,7 @@ def _workflows(state: State) -> Workflows:
             d.name: StorageScu(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
             for d in settings.destinations
         },
-        clock=time.time,
+        clock=state.database.now,
         rng=random.Random(),
     )
     model = load_model(settings)
@@ -195,6 +204,7 @@ def _workflows(state: State) -> Workflows:
                 model=model,
                 derivation=settings.derivation,
                 node_name=settings.node.name,
+                clock=state.database.now,
             ),
             outcomes=OutcomeLedger(state.database),
             reporter=Reporter(
@@ -202,16 +212,19 @@ def _workflows(state: State) -> Workflows:
             ),
             courier=courier,
             find_route=find_route,
+            clock=state.database.now,
         )
     )
 
 
 def _housekeeping(state: State, workflows: Workflows, processes: ProcessLedger) -> Housekeeping:
-    watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=time.time)
+    watch = SeriesWatch(ledger=ArrivalLedger(state.database), find_route=route_finder(state), clock=state.database.now)
     return Housekeeping(
         watch=watch,
         workflows=workflows,
+        database=state.database,
         processes=processes,
+        reception=ReceptionLedger(state.database, state.settings.node.name),
         retention=RetentionLedger(state.database),
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,

@@ -20,6 +20,7 @@ from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, DerivedInstance, EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
 from dicom_node.turns import Turns
@@ -40,7 +41,7 @@ LATE_REPORT = "the route's deadline passed before there was a report"
 
 
 def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, LedgerUnavailable)
+    return isinstance(error, (LedgerUnavailable, StoreUnavailable))
 
 
 _step = DBOS.step(
@@ -236,7 +237,7 @@ class Workflows(DBOSConfiguredInstance):
         """Make one attempt to deliver; the ledger says when the next one is due."""
         if not self._take(delivery_id, attempt):
             return "not to be sent now"
-        return self._send(delivery_id)
+        return self._send(delivery_id, attempt)
 
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
@@ -248,8 +249,13 @@ class Workflows(DBOSConfiguredInstance):
         return True
 
     @_step
-    def _send(self, delivery_id: int) -> str:
+    def _send(self, delivery_id: int, attempt: int) -> str:
         with self._sending.take(alone=False):
+            delivery = self._parts.deliveries.get(delivery_id)
+            if delivery.attempts != attempt + 1:
+                # This process was cut off from the ledger in the middle, and taken for dead: another one sends.
+                log.info("Sent by another worker", extra={"delivery": delivery_id, "attempt": attempt})
+                return delivery.state.value
             return self._parts.courier.attempt(delivery_id).value
 
     # -- waking ---------------------------------------------------------------------------------
@@ -331,13 +337,21 @@ class Workflows(DBOSConfiguredInstance):
                 )
 
     def take_over(self, alive: set[str]) -> None:
-        """Resume the workflows of workers that are gone; `alive` are the executors heard of lately."""
+        """Take the workflows of workers that are gone; `alive` are the executors heard of lately.
+
+        A worker that is gone may only be cut off, and still be sending. So a delivery is not resumed but ended, and
+        `restart_ended` begins it under the next number, by which everything that the old attempt still writes is known
+        as late. Enhancement is resumed: an image is decided once, whoever comes first.
+        """
         for workflow in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False):
             if workflow.executor_id not in alive:
                 log.warning(
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
-                DBOS.resume_workflow(workflow.workflow_id)
+                if workflow.workflow_id.startswith("deliver:"):
+                    DBOS.cancel_workflow(workflow.workflow_id)
+                else:
+                    DBOS.resume_workflow(workflow.workflow_id)
 
 
 def _has_failed(workflow_id: str) -> bool:

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -198,4 +198,6 @@ process = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", _Time, nullable=False),
     Column("seen_at", _Time, nullable=False),
+    Column("machine", String(512)),  # where it may run again under its name: host and data folder
+    Column("token", String(32)),  # of this start; a process that finds another one here has lost its name
 )
