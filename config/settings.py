@@ -371,7 +371,7 @@ class StorageSettings(_Table):
     )
     folder: Path | None = Field(
         None,
-        description="Folder for objects that several machines share (NFS, SMB or a cluster file system); absent: "
+        description="Folder for objects that several machines share (NFS or a cluster file system); absent: "
         "data_dir, which then belongs to one machine.",
     )
     bucket: str = Field(

@@ -14,7 +14,7 @@ from config.example import LISTS, toml_value
 from config.settings import Settings
 from dicom_node.conformance.markdown import Section, code, paragraph, table
 
-NOT_SHOWN: Final = frozenset({"data_dir", "database_url"})
+NOT_SHOWN: Final = frozenset({"data_dir", "database_url", "folder", "bucket", "prefix", "endpoint"})
 """Settings whose values are nobody's business outside: paths of the machine, and a database's password."""
 
 
