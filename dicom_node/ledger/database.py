@@ -25,9 +25,11 @@ _CREATING = 0x1D05E001
 TAKING_OVER = 0x1D05E002
 """Locks on the database, by number."""
 
+_SILENCE_S = 1.0
+_REMEMBER_S = 5.0
 # A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
 _CONNECTION = {
-    "connect_timeout": 5,
+    "connect_timeout": 3,
     "keepalives_idle": 5,
     "keepalives_interval": 3,
     "keepalives_count": 3,
@@ -46,7 +48,7 @@ def ledger_url(database_url: str, data_dir: Path) -> str:
 
 
 def bounded_url(url: str) -> str:
-    """Return the URL of a PostgreSQL database whose connections end when they are cut, for those who make connections themselves."""
+    """Return a PostgreSQL URL that says when its connections give up, for those who connect themselves."""
     return make_url(url).update_query_dict({k: str(v) for k, v in _CONNECTION.items()}).render_as_string(False)
 
 
@@ -178,13 +180,15 @@ def _is_full(error: SQLAlchemyError) -> bool:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(
-            url,
-            pool_size=8,
-            max_overflow=64,
-            pool_pre_ping=True,
-            pool_timeout=BUSY_TIMEOUT_S,
-            connect_args=dict(_CONNECTION),
+        return _remembering_silence(
+            create_engine(
+                url,
+                pool_size=8,
+                max_overflow=64,
+                pool_pre_ping=True,
+                pool_timeout=BUSY_TIMEOUT_S,
+                connect_args=dict(_CONNECTION),
+            )
         )
     engine = create_engine(
         url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
@@ -201,6 +205,31 @@ def _engine(url: str) -> Engine:
     def _begin(connection: Connection) -> None:
         # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing at commit.
         connection.exec_driver_sql(connection.get_execution_options().get("ledger_begin", "BEGIN IMMEDIATE"))
+
+    return engine
+
+
+def _remembering_silence(engine: Engine) -> Engine:
+    """Let connections fail at once for a moment after one had no answer at all.
+
+    A receiver that is cut off from the database can then say so at once to every modality, which tries another.
+    """
+    silent_until = 0.0
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        nonlocal silent_until
+        begun = time.monotonic()
+        failure = dialect.loaded_dbapi.OperationalError
+        if begun < silent_until:
+            raise failure("the database's server did not answer a moment ago")
+        try:
+            return dialect.connect(*arguments, **options)
+        except failure:
+            # A server that refuses does so at once, and may be back at any time.
+            if time.monotonic() - begun > _SILENCE_S:
+                silent_until = time.monotonic() + _REMEMBER_S
+            raise
 
     return engine
 

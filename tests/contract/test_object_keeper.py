@@ -135,7 +135,7 @@ def bucket(service: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @requires_moto
-def test_the_bucket_checks_the_sha256_of_what_it_is_given(bucket: Opened, service: ObjectStorage, tmp_path: Path) -> None:
+def test_an_object_goes_into_the_bucket_with_its_sha256(bucket: Opened, service: ObjectStorage, tmp_path: Path) -> None:
     key = write(bucket("a"))
     found = obstore.get(service.client(), f"{tmp_path.name}/objects/{key[:2]}/{key}.dcm")
     assert bytes(found.bytes()) == bucket("a").path(key).read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.state import open_state
 from dicom_node.verification import Verification, verify
 from tests.support.node import CALLING, PYTHON, REPOSITORY, START_S, default_routes, destination
-from tests.support.peers import LOOPBACK, find_free_port, is_listening, wait_until
+from tests.support.peers import LOOPBACK, find_free_port, wait_until
 
 DEAD_AFTER_S = 5.0
 
@@ -284,28 +283,20 @@ class Cluster:
         return found
 
 
-def disturb(cluster: Cluster, rng: random.Random, names: Sequence[str]) -> list[str]:
-    """Kill some machines and cut others off, at once, in an order drawn by `rng`; returns what was done to each."""
-    done = []
-    for name in names:
-        machine = cluster.machines[name]
-        if rng.random() < 0.5:
-            machine.kill()
-            done.append(f"killed {name}")
-        else:
-            machine.database.cut()
-            done.append(f"cut {name}")
-    return done
+def disturb(cluster: Cluster, killed: Sequence[str], cut: Sequence[str]) -> None:
+    """Kill some machines and cut others off from the database, at once."""
+    for name in cut:
+        cluster.machines[name].database.cut()
+    for name in killed:
+        cluster.machines[name].kill()
 
 
-def restore(cluster: Cluster, done: Sequence[str]) -> None:
+def restore(cluster: Cluster, killed: Sequence[str], cut: Sequence[str]) -> None:
     """Undo what `disturb` did: start again, mend."""
-    for what in done:
-        verb, name = what.split()
-        if verb == "killed":
-            cluster.machines[name].start()
-        else:
-            cluster.machines[name].database.mend()
+    for name in cut:
+        cluster.machines[name].database.mend()
+    for name in killed:
+        cluster.machines[name].start()
 
 
-__all__ = ["Cluster", "Machine", "Relay", "disturb", "is_listening", "restore"]
+__all__ = ["DEAD_AFTER_S", "Cluster", "Machine", "Relay", "disturb", "restore"]

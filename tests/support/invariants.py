@@ -15,8 +15,8 @@ from tests.support.peers import ReceivedObject, read_part10
 def check_pacs(objects: Iterable[ReceivedObject], sent: Iterable[Path], node: RunningNode | None) -> None:
     """Check that every image is there, under one UID, and no UID stands for two contents.
 
-    An object may have come twice (the PACS had it, its answer was lost), but then with the same bytes. What the node keeps is
-    looked at where it is given.
+    An object may have come twice (the PACS had it, its answer was lost), but then with the same bytes. What the node
+    keeps is looked at where it is given.
     """
     contents: dict[str, set[bytes]] = {}
     represented: dict[str, set[str]] = {}

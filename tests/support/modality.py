@@ -54,9 +54,20 @@ class PersistentModality:
         Objects that it sends before it releases an association and opens another.
     pause_s
         Time that it takes for the next exposure.
+    timeout_s
+        Longest wait for an answer.
     """
 
-    def __init__(self, port: int, paths: Sequence[Path], *, per_association: int = 4, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        paths: Sequence[Path],
+        *,
+        per_association: int = 4,
+        pause_s: float = 0.0,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._timeout_s = timeout_s
         self.acknowledged: list[str] = []
         self.failures: list[str] = []
         self._port = port
@@ -85,7 +96,7 @@ class PersistentModality:
         waiting = list(self._objects)
         while waiting and not self._stop.is_set():
             try:
-                with ModalityAssociation(self._port) as association:
+                with ModalityAssociation(self._port, timeout_s=self._timeout_s) as association:
                     for obj in waiting[: self._per_association]:
                         status = association.store_object(obj)
                         if status != 0:
