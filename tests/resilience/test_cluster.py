@@ -25,13 +25,17 @@ SENDER = "SELECT executor_id FROM dbos.workflow_status WHERE workflow_uuid LIKE 
 
 
 @pytest.fixture(params=["folder", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStorage | None]:
+def storage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStorage | None]:
     """Return the S3 service where objects lie, or None for a folder that all machines share."""
     if request.param == "folder":
         yield None
         return
     if MOTO_SERVER is None:
         pytest.skip("moto is not installed (scripts/test makes .moto)")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
     with ObjectStorage(tmp_path) as running:
         yield running
 
