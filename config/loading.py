@@ -89,7 +89,10 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
             files |= {"certificate": tls.certificate, "key": tls.key}
         destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
-    return settings.model_copy(update={"node": node, "tls": tls, "destinations": tuple(destinations)})
+    storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
+    return settings.model_copy(
+        update={"node": node, "tls": tls, "storage": storage, "destinations": tuple(destinations)}
+    )
 
 
 def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Settings:

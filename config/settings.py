@@ -120,6 +120,14 @@ class NodeSettings(_Table):
         30.0, description="Time that a stop waits for associations and images in progress, in seconds."
     )
 
+    dead_after_s: float = Field(
+        60.0,
+        ge=3,
+        le=3600,
+        description="Silence after which a process is taken for dead and others take over its work, in seconds; "
+        "the same on every machine of a cluster.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: str) -> str:
@@ -807,8 +815,36 @@ class RetentionSettings(_Table):
 
 
 class StorageSettings(_Table):
-    """Watermarks of the disks, and the care for what lies on them; `receiver.min_free_mb` is the high watermark."""
+    """Where received and derived objects lie, watermarks of the disks, and the care for what lies on them.
 
+    Several machines need a place for objects that all of them reach. `receiver.min_free_mb` is the high watermark.
+    """
+
+    objects: Literal["folder", "s3"] = Field(
+        "folder", description="Kind of place: folder, or s3 for a bucket of Amazon S3 or of what speaks its protocol."
+    )
+    folder: Path | None = Field(
+        None,
+        description="Folder for objects that several machines share (NFS or a cluster file system); absent: "
+        "data_dir, which then belongs to one machine.",
+    )
+    bucket: str = Field(
+        "",
+        max_length=63,
+        description="Bucket for objects; credentials come from the environment (AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), never from this file.",
+    )
+    prefix: str = Field("", max_length=200, description="What the names of all objects in the bucket begin with.")
+    region: str = Field("us-east-1", min_length=1, max_length=64, description="Region of the bucket.")
+    endpoint: str = Field(
+        "", description='Address of an S3 service other than Amazon\'s, such as "https://minio.hospital.example:9000".'
+    )
+    cache_mb: int = Field(
+        20_480,
+        ge=64,
+        description="Copies of the bucket's objects that this machine keeps in data_dir, in megabytes; those in use "
+        "come on top.",
+    )
     resume_free_mb: int = Field(
         0,
         ge=0,
@@ -858,6 +894,16 @@ class StorageSettings(_Table):
         description="Time in which every file is read again and its SHA-256 compared, in days; 0: never.",
     )
     scrub_mb_per_s: float = Field(20.0, gt=0, le=10_000, description="Most that this reads, in megabytes per second.")
+
+    @model_validator(mode="after")
+    def _place_is_whole(self) -> Self:
+        if (self.objects == "s3") != bool(self.bucket):
+            raise ValueError('bucket with objects = "s3", and only there')
+        if self.objects == "s3" and self.folder is not None:
+            raise ValueError('folder only with objects = "folder"')
+        if self.endpoint and not re.match(r"https?://[^/@\s]+/?$", self.endpoint):
+            raise ValueError('endpoint as "https://HOST:PORT", without user or password')
+        return self
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> Self:

@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,23 @@ from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
-from dicom_node.ledger.processes import HEARTBEAT_S, ProcessLedger
+from dicom_node.ledger.database import Database
+from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.receiver import PortTaken, Receiver
-from dicom_node.state import EXIT_DATA_DIR, EXIT_FOUND_FAULTS, EXIT_OK, EXIT_PORT, FATAL_CODES, StartRefused, open_state
+from dicom_node.state import (
+    EXIT_DATA_DIR,
+    EXIT_FOUND_FAULTS,
+    EXIT_LEDGER,
+    EXIT_OK,
+    EXIT_PORT,
+    EXIT_USAGE,
+    FATAL_CODES,
+    StartRefused,
+    State,
+    open_state,
+)
 from dicom_node.supervisor import Role, Supervisor
 from dicom_node.tls import TlsUnusable
 
@@ -35,27 +48,44 @@ def run_receiver(settings: Settings) -> int:
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
         fault_point("start.opened")
         name = f"{settings.node.name}:receiver"
-        ledger = ReceptionLedger(state.database, name)
-        interrupted = ledger.close_left_open()
-        if interrupted:
-            log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
-        fault_point("start.cleared")
-        receiver = Receiver(settings, state.store, ledger, state.database)
-        try:
-            receiver.start()
-        except TlsUnusable as error:
-            # No fatal code: the files may be about to be replaced, and the supervisor tries again.
-            raise StartRefused(f"{error}: correct [tls]", EXIT_FOUND_FAULTS) from error
-        except PortTaken as error:
-            raise StartRefused(
-                f"port {error.port} of {settings.node.bind} can't be listened on "
-                f"({os.strerror(error.errno or 0)}): {_advice(error)}",
-                EXIT_PORT,
-            ) from error
-        with watched_certificates(settings), heartbeat(ProcessLedger(state.database, name=name, role="receiver")):
-            stop.wait()
-            receiver.stop(settings.node.drain_s)
+        processes = ProcessLedger(
+            state.database,
+            name=name,
+            role="receiver",
+            machine=machine_of(settings),
+            dead_after_s=settings.node.dead_after_s,
+        )
+        with heartbeat(state.database, processes):
+            _receive(settings, state, name, stop)
     return EXIT_OK
+
+
+def _receive(settings: Settings, state: State, name: str, stop: threading.Event) -> None:
+    ledger = ReceptionLedger(state.database, name)
+    interrupted = ledger.close_left_open()
+    if interrupted:
+        log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
+    fault_point("start.cleared")
+    receiver = Receiver(settings, state.store, ledger, state.database)
+    try:
+        receiver.start()
+    except TlsUnusable as error:
+        # No fatal code: the files may be about to be replaced, and the supervisor tries again.
+        raise StartRefused(f"{error}: correct [tls]", EXIT_FOUND_FAULTS) from error
+    except PortTaken as error:
+        raise StartRefused(
+            f"port {error.port} of {settings.node.bind} can't be listened on "
+            f"({os.strerror(error.errno or 0)}): {_advice(error)}",
+            EXIT_PORT,
+        ) from error
+    with watched_certificates(settings):
+        stop.wait()
+        receiver.stop(settings.node.drain_s)
+
+
+def machine_of(settings: Settings) -> str:
+    """Return what tells this machine's node from another one of the same name."""
+    return f"{socket.gethostname()}:{settings.node.data_dir}"
 
 
 def _advice(error: OSError) -> str:
@@ -121,18 +151,35 @@ def stop_event() -> threading.Event:
 
 
 @contextmanager
-def heartbeat(processes: ProcessLedger) -> Iterator[None]:
-    """Say that this process is alive for as long as the block runs."""
+def heartbeat(database: Database, processes: ProcessLedger) -> Iterator[None]:
+    """Take the process's name, and say that it is alive for as long as the block runs.
+
+    Raises
+    ------
+    StartRefused
+        If another machine has the name, or the ledger can't be reached.
+    """
+    try:
+        processes.join()
+    except NameTaken as error:
+        raise StartRefused(str(error), EXIT_USAGE) from error
+    except LedgerUnavailable as error:
+        raise StartRefused(f"{error}: check that the database runs", EXIT_LEDGER) from error
     ended = threading.Event()
+    every_s = min(HEARTBEAT_S, processes.dead_after_s / 6)
 
     def beat() -> None:
-        while True:
+        while not ended.wait(every_s):
             try:
+                database.set_clock()
                 processes.beat()
+            except NameTaken as error:
+                # Two under one name would each take the other's work for their own.
+                log.error("This process stops", extra={"reason": str(error)})
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             except LedgerUnavailable as error:
                 log.warning("Heartbeat not written", extra={"reason": str(error)})
-            if ended.wait(HEARTBEAT_S):
-                return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import DestinationSettings
 from dicom_node.destinations.base import (
@@ -22,9 +23,10 @@ from dicom_node.destinations.base import (
 from dicom_node.errors import LedgerUnavailable, describe
 from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import Finding, examine
+from dicom_node.integrity import Examined, Finding, examine
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.ledger.destinations import DestinationLedger
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.states import DEAD_LETTERS, DeliveryState, ItemState
 
 log = logging.getLogger(__name__)
@@ -90,10 +92,12 @@ class Courier:
         left = self.ledger.take_objects(delivery_id)
         fault_point("deliver.opened")
         try:
-            sound = self._sound(delivery_id, left, attempt.note)
-            if sound:
-                attempt.wait_for_turn()
-                destination.deliver([self._item(pending) for pending in sound], on_outcome=attempt.note)
+            # Fetched before the association, which then does not wait for another machine's disk.
+            with self.store.held() as locate:
+                sound = self._sound(delivery_id, left, attempt.note, locate)
+                if sound:
+                    attempt.wait_for_turn()
+                    destination.deliver(sound, on_outcome=attempt.note)
         except LedgerUnavailable:
             raise
         except StopSending as stop:
@@ -137,20 +141,30 @@ class Courier:
         return state
 
     def _sound(
-        self, delivery_id: int, objects: Sequence[PendingObject], note: Callable[[ItemOutcome], None]
-    ) -> list[PendingObject]:
+        self,
+        delivery_id: int,
+        objects: Sequence[PendingObject],
+        note: Callable[[ItemOutcome], None],
+        locate: Callable[[str], Path],
+    ) -> list[DeliveryItem]:
         """Return the objects whose files are what the ledger says; the others are not sent as if they were."""
         sound = []
         for pending in objects:
-            examined = examine(self.store.path(pending.key), pending)
+            try:
+                path = locate(pending.key)
+                examined = examine(path, pending)
+            except StoreUnavailable as error:
+                examined = Examined(finding=Finding.UNREADABLE, reason=str(error))
             if examined.is_sound:
-                sound.append(pending)
+                sound.append(self._item(pending, path))
                 continue
             facts = {"delivery": delivery_id, "key": pending.key, "reason": examined.reason}
             log.error("A stored object can't be sent", extra=facts)
             # A file that is gone or can't be read may be back when the folder or the disk is; other bytes stay wrong.
             is_damaged = examined.finding is Finding.DAMAGED
             remedy = "send it again from the modality, then dicom-node queue retry" if is_damaged else "is tried again"
+            if is_damaged and pending.is_derived:
+                remedy = "dicom-node queue resend-original sends the original instead"
             note(
                 ItemOutcome(
                     instance_id=pending.instance_id,
@@ -163,13 +177,13 @@ class Courier:
             )
         return sound
 
-    def _item(self, pending: PendingObject) -> DeliveryItem:
+    def _item(self, pending: PendingObject, path: Path) -> DeliveryItem:
         return DeliveryItem(
             instance_id=pending.instance_id,
             sop_class_uid=pending.sop_class_uid,
             sop_instance_uid=pending.sop_instance_uid,
             transfer_syntax_uid=pending.transfer_syntax_uid,
-            path=self.store.path(pending.key),
+            path=path,
             dataset_offset=pending.dataset_offset,
             is_derived=pending.is_derived,
             in_doubt=pending.in_doubt,

@@ -119,7 +119,8 @@ class FileSystem:
 def file_systems(settings: Settings) -> tuple[FileSystem, ...]:
     """Return the file systems of this machine that the node writes to, the one of the objects first."""
     data_dir = settings.node.data_dir
-    folders = [("objects", data_dir / "objects"), ("incoming", data_dir / "incoming")]
+    shared = settings.storage.folder
+    folders = [("objects", (shared or data_dir) / "objects"), ("incoming", data_dir / "incoming")]
     url = settings.node.database_url
     if not url:
         folders.append(("ledger", data_dir))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from pydicom.dataset import Dataset
@@ -25,6 +26,7 @@ from dicom_node.ledger.arrivals import (
     EnhancementRecord,
     StoredInstance,
 )
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.part10 import UNREADABLE, Part10File, open_part10
 from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, StoredFrame, domain_of, from_exposure, iter_frames, read_spec, to_exposure
@@ -176,7 +178,18 @@ class ImageEnhancer:
         if no_room is not None:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": no_room})
             return _passed(no_room, begin), None
-        path = self._store.path(stored.key)
+        with self._store.held() as locate:
+            return self._enhance(stored, locate(stored.key), route, self._model, times, begin)
+
+    def _enhance(
+        self,
+        stored: StoredInstance,
+        path: Path,
+        route: RouteSettings,
+        model: LoadedModel,
+        times: Times,
+        begin: float,
+    ) -> tuple[EnhancementRecord, DerivedInstance | None]:
         # What a damaged file shows must not become an image that says it was made from the original.
         examined = examine(path, stored)
         if not examined.is_sound:
@@ -187,9 +200,12 @@ class ImageEnhancer:
                 decision = decide(route, part10.header)
                 if not decision.enhance:
                     return _passed(decision.reason, begin), None
-                return self._derive(stored, part10, self._model, route, times, begin)
+                return self._derive(stored, part10, model, route, times, begin)
         except GaveUp:
             return _passed(LATE, begin), None
+        except StoreUnavailable:
+            # A passing state of a place that is not on this machine: tried again, until the route's deadline.
+            raise
         except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
             return _passed(str(error), begin), None

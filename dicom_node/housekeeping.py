@@ -14,7 +14,9 @@ from dicom_node.disk_care import DiskCare
 from dicom_node.errors import NodeError
 from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
+from dicom_node.ledger.database import TAKING_OVER, Database
 from dicom_node.ledger.processes import ProcessLedger
+from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.standing import StandingWatch
@@ -32,7 +34,9 @@ class Housekeeping:
 
     watch: SeriesWatch
     workflows: Workflows
+    database: Database
     processes: ProcessLedger
+    reception: ReceptionLedger
     retention: RetentionLedger
     standing: StandingWatch
     store: InstanceStore
@@ -47,9 +51,15 @@ class Housekeeping:
 
     def recover(self) -> None:
         """Take up what failed workflows and dead workers left in the middle."""
-        self.workflows.restart_ended()
-        if self.processes.can_judge():
-            self.workflows.take_over(self.processes.alive("worker"))
+        with self.database.exclusively(TAKING_OVER) as is_ours:
+            if not is_ours:
+                return
+            if self.processes.can_judge():
+                self.workflows.take_over(self.processes.alive("worker"))
+                closed = self.reception.close_of_others(self.processes.alive("receiver"))
+                if closed:
+                    log.warning("Associations of a receiver that is gone were closed", extra={"associations": closed})
+            self.workflows.restart_ended()
 
     def purge(self) -> None:
         """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""
@@ -71,7 +81,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
     for name, job, period_s in (
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
-        ("recovery", housekeeping.recover, 15.0),
+        ("recovery", housekeeping.recover, min(15.0, housekeeping.processes.dead_after_s / 4)),
         ("probes", housekeeping.standing.probe, 1.0),
         ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),

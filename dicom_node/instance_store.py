@@ -6,6 +6,8 @@
     objects/xx/      durable objects, spread by the first two digits of their key
     quarantine/      objects that could not be taken as what they claim to be, each with its reason
     orphans/         objects that the ledger does not know, found and set aside; made when there is one
+
+Durable objects may lie elsewhere: on a folder that machines share, or in S3 (`object_keeping`).
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import hashlib
 import logging
 import mmap
 import os
-import re
 import secrets
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,22 +29,24 @@ from typing import Final
 import pydicom
 from pydicom.uid import UID
 
-from dicom_node.errors import NodeError, OutOfResources
+from dicom_node.errors import OutOfResources
 from dicom_node.fault_points import fault_point
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.object_keeping import (
+    FILE_MODE,
+    FOLDER_MODE,
+    QUARANTINED,
+    FolderKeeper,
+    ObjectKeeper,
+    UnknownObject,
+)
+
+__all__ = ["IncomingObject", "InstanceStore", "StoredObject", "UnknownObject", "build_file_meta"]
 
 log = logging.getLogger(__name__)
 
-_KEY = re.compile(r"(q-)?[0-9a-f]{32}")
-_QUARANTINED: Final = "q-"
-_FILE_MODE: Final = 0o600
-_FOLDER_MODE: Final = 0o700
 _META_BEGIN: Final = 132
 _META_LENGTH = struct.Struct("<I")
-
-
-class UnknownObject(NodeError):
-    """The store has no object of this key, or the text is no key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,28 +72,26 @@ class StoredObject:
 
 
 class InstanceStore:
-    """Objects on disk below one folder; the store never looks into them.
+    """Durable objects by key; the store never looks into them.
 
     Parameters
     ----------
     root
-        Made with its folders if absent; one file system, which must have working fsync and rename.
+        Folder of this node, made if absent; on one file system, which must have working fsync and rename.
+    keeper
+        Where durable objects lie; below `root` if absent.
+    incoming
+        Folder for objects being written, of this node alone; in `root` if absent. A keeper that is a folder needs it on
+        its own file system.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._incoming = root / "incoming"
-        self.scratch = self._incoming
-        """Folder for temporary files of any size, on the same disk; what a crash leaves in it is swept."""
-        self._objects = root / "objects"
-        self._quarantine = root / "quarantine"
-        self._orphans = root / "orphans"
-        shards = [self._objects / f"{n:02x}" for n in range(256)]
-        for folder in (root, self._incoming, self._objects, self._quarantine, *shards):
-            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        # The folders too must survive a power cut before the first object in them is acknowledged.
-        for folder in (self._objects, root, root.parent):
-            _sync_folder(folder)
+    def __init__(self, root: Path, keeper: ObjectKeeper | None = None, incoming: Path | None = None) -> None:
+        self._incoming = incoming or root / "incoming"
+        self.scratch = root / "incoming"
+        """Folder for temporary files of any size, on this machine's disk; what a crash leaves in it is swept."""
+        for folder in (root, self.scratch, self._incoming):
+            folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        self._keeper: ObjectKeeper = keeper or FolderKeeper(root)
 
     def create(
         self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str
@@ -132,7 +134,7 @@ class InstanceStore:
         path = self._incoming / key
         try:
             with _out_of_resources():
-                with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE), "wb") as file:
+                with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
                     pydicom.dcmwrite(file, dataset, enforce_file_format=True)
                     file.flush()
                     fault_point("store.written")
@@ -145,20 +147,32 @@ class InstanceStore:
         return stored
 
     def path(self, key: str) -> Path:
-        """Return where the object lies, whether or not it exists; UnknownObject if `key` is no key."""
-        if not _KEY.fullmatch(key):
-            raise UnknownObject(f"{key!r} is no key of the instance store")
-        if key.startswith(_QUARANTINED):
-            return self._quarantine / f"{key}.dcm"
-        return self._objects / key[:2] / f"{key}.dcm"
+        """Return a file with the object's bytes, whether or not it exists, to be opened at once.
+
+        Raises
+        ------
+        UnknownObject
+            If `key` is no key.
+        StoreUnavailable
+            If the object is not on this machine and can't be fetched now.
+        """
+        return self._keeper.path(key)
+
+    def held(self) -> AbstractContextManager[Callable[[str], Path]]:
+        """Return a `path` whose files stay on this machine until the block ends."""
+        return self._keeper.held()
+
+    def size(self, key: str) -> int | None:
+        """Return the bytes of a whole object, which is not fetched for that; None if there is none."""
+        return self._keeper.size(key)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error, and one that can't be removed is left to the sweep."""
         try:
-            self.path(key).unlink(missing_ok=True)
-        except OSError as error:
+            self._keeper.delete(key)
+        except (OSError, OutOfResources) as error:
             # What it was removed for is done: an object that is safe must not be answered as if it were not.
-            log.error("An object can't be deleted", extra={"key": key, "reason": error.strerror})
+            log.error("An object can't be deleted", extra={"key": key, "reason": str(error)})
 
     def quarantine(self, subject: str | IncomingObject, reason: str) -> StoredObject:
         """Move an object into quarantine, durably, with `reason` in a text file beside it.
@@ -175,34 +189,30 @@ class InstanceStore:
             If there is no object of this key.
         """
         if isinstance(subject, IncomingObject):
-            stored = subject.settle(_QUARANTINED + subject.key)
+            stored = subject.settle(QUARANTINED + subject.key)
         else:
-            source = self.path(subject)
-            if not source.exists():
-                raise UnknownObject(f"the instance store has no object {subject}")
             with _out_of_resources():
-                stored = _measure(source, _QUARANTINED + subject.removeprefix(_QUARANTINED))
-                self._move(source, stored.key)
+                try:
+                    stored = _measure(self.path(subject), QUARANTINED + subject.removeprefix(QUARANTINED))
+                except FileNotFoundError as error:
+                    raise UnknownObject(f"the instance store has no object {subject}") from error
+                self._keeper.set_apart(subject, stored.key)
         fault_point("quarantine.moved")
         with _out_of_resources():
-            self.path(stored.key).with_suffix(".txt").write_text(reason + "\n", encoding="utf-8")
+            self._keeper.explain(stored.key, reason)
         return stored
 
     def keys(self) -> Iterator[str]:
         """Return the keys of all objects outside of quarantine."""
-        for shard in sorted(self._objects.iterdir()):
-            yield from sorted(path.stem for path in shard.glob("*.dcm"))
+        return self._keeper.keys()
 
     def quarantined_keys(self) -> Iterator[str]:
         """Return the keys of all objects in quarantine."""
-        yield from sorted(path.stem for path in self._quarantine.glob("*.dcm"))
+        return self._keeper.quarantined_keys()
 
     def keys_older_than(self, age_s: float) -> Iterator[str]:
         """Return the keys of the objects outside of quarantine that were written at least `age_s` seconds ago."""
-        for key in self.keys():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - self.path(key).stat().st_mtime >= age_s:
-                    yield key
+        return self._keeper.keys_older_than(age_s)
 
     def set_aside(self, key: str) -> None:
         """Move an object into the folder for orphans, durably; one that is not there is no error.
@@ -211,10 +221,8 @@ class InstanceStore:
         ------
         OutOfResources
         """
-        self._orphans.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-        with _out_of_resources(), contextlib.suppress(FileNotFoundError):
-            os.rename(self.path(key), self._orphans / f"{key}.dcm")
-            _sync_folder(self._orphans)
+        with _out_of_resources():
+            self._keeper.set_aside(key)
 
     def sweep_incoming(self, older_than_s: float) -> int:
         """Remove what lies in the incoming folder and was not written to for this time; return how many.
@@ -222,7 +230,8 @@ class InstanceStore:
         Such files are of associations that a crash cut off: their senders never got a success for them.
         """
         removed = 0
-        for path in self._incoming.iterdir():
+        # Other nodes on a shared folder have incoming folders of their own, which are theirs to sweep.
+        for path in [path for folder in {self._incoming, self.scratch} for path in folder.iterdir()]:
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime >= older_than_s:
                     path.unlink()
@@ -231,24 +240,11 @@ class InstanceStore:
 
     def free_bytes(self) -> int:
         """Return the free space of the file system, in bytes, for a process without privileges."""
-        statistics = os.statvfs(self._root)
+        statistics = os.statvfs(self._incoming)
         return statistics.f_bavail * statistics.f_frsize
 
     def _move(self, path: Path, key: str) -> None:
-        target = self.path(key)
-        fault_point("store.synced")
-        os.rename(path, target)
-        try:
-            fault_point("store.renamed")
-            _sync_folder(target.parent)
-        except BaseException:
-            # Nobody will be told that it is safe: a sender that tries for hours must not fill the disk with copies.
-            # Syncing again would prove nothing (after a failed fsync the kernel may have dropped the pages), so the
-            # next attempt writes another file.
-            with contextlib.suppress(OSError):
-                os.rename(target, path)
-            raise
-        fault_point("store.durable")
+        self._keeper.keep(path, key)
 
 
 class IncomingObject:
@@ -262,7 +258,7 @@ class IncomingObject:
         self._dataset_offset = 0
         self._dataset_bytes = 0
         self._is_settled = False
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
     @property
     def dataset_bytes(self) -> int:
@@ -396,14 +392,6 @@ def _write_all(descriptor: int, data: memoryview) -> None:
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, data[written:])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.ledger.operations import OperationLedger
+from dicom_node.object_cache import ObjectCache
+from dicom_node.object_keeping import FolderKeeper, StoreUnavailable
 
 log = logging.getLogger(__name__)
 # SQLite opens its log's index with 32 KB, and the log itself a page at a time.
@@ -79,6 +81,35 @@ def _close_to_others(data_dir: Path) -> None:
             log.warning("The data folder was open to others than its owner", extra={"data_dir": str(data_dir)})
 
 
+def open_store(settings: Settings) -> InstanceStore:
+    """Open the instance store where the settings say.
+
+    Raises
+    ------
+    OSError
+        If a folder can't be made or written.
+    StoreUnavailable
+        If the bucket does not answer.
+    """
+    root, storage = settings.node.data_dir, settings.storage
+    if storage.objects == "s3":
+        # The client of S3 is an extra of the product.
+        from dicom_node.object_bucket import BucketKeeper, BucketPlace, open_bucket
+
+        place = BucketPlace(
+            bucket=storage.bucket, prefix=storage.prefix, region=storage.region, endpoint=storage.endpoint
+        )
+        cache = ObjectCache(root / "cache", root / "incoming", storage.cache_mb << 20)
+        bucket = BucketKeeper(open_bucket(place), cache)
+        bucket.check()
+        return InstanceStore(root, bucket)
+    if storage.folder is not None:
+        # A file is renamed into place only within a file system; each node sweeps what it left itself.
+        keeper = FolderKeeper(storage.folder)
+        return InstanceStore(root, keeper, storage.folder / "incoming" / settings.node.name)
+    return InstanceStore(root)
+
+
 @contextmanager
 def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
@@ -95,13 +126,18 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
     """
     data_dir = settings.node.data_dir
     try:
-        store = InstanceStore(data_dir)
+        store = open_store(settings)
         _close_to_others(data_dir)
+    except StoreUnavailable as error:
+        place = f"bucket {settings.storage.bucket}"
+        raise StartRefused(
+            f"{error} ({place} does not answer): check [storage], and the credentials in the environment", EXIT_DATA_DIR
+        ) from error
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "make room on its disk" if is_full else "give it to the user that runs the node"
         raise StartRefused(
-            f"data_dir {data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
+            f"{error.filename or data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error
     database = Database(ledger_url(settings.node.database_url, data_dir))
     try:

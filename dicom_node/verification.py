@@ -9,8 +9,9 @@ from typing import Any
 
 from dicom_node.instance_store import InstanceStore
 from dicom_node.integrity import Examined, Finding, examine
-from dicom_node.ledger.balance import Balance, BalanceLedger, Count
+from dicom_node.ledger.balance import Balance, BalanceLedger, Count, StoredFile
 from dicom_node.ledger.checks import CheckLedger
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.scrub import report_faults
 
 _BATCH = 100
@@ -103,7 +104,7 @@ def verify(
     read, skipped = 0, 0
     for file in files:
         is_fresh = file.key in fresh
-        one = examine(store.path(file.key), file, deep=deep and not is_fresh, from_disk=deep)
+        one = _examine(store, file, deep=deep and not is_fresh)
         skipped += deep and is_fresh
         read += one.read_bytes
         done += file.size
@@ -131,3 +132,18 @@ def verify(
         read_bytes=read,
         skipped=skipped,
     )
+
+
+def _examine(store: InstanceStore, file: StoredFile, *, deep: bool) -> Examined:
+    """Look at an object; where it lies on another machine it is fetched only to be read."""
+    try:
+        if deep:
+            return examine(store.path(file.key), file, from_disk=True)
+        size = store.size(file.key)
+    except (OSError, StoreUnavailable) as error:
+        return Examined(finding=Finding.UNREADABLE, reason=f"the file can't be read: {error}")
+    if size is None:
+        return Examined(finding=Finding.MISSING, reason="the file is not there")
+    if size != file.size:
+        return Examined(finding=Finding.DAMAGED, reason=f"the file has {size} bytes, not {file.size}")
+    return Examined(finding=Finding.SOUND)

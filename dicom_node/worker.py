@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import sys
-import time
 from collections.abc import Callable, Sequence
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from sqlalchemy import Engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
-from dicom_node.app import heartbeat, only_one, stop_event
+from dicom_node.app import heartbeat, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
@@ -32,15 +31,17 @@ from dicom_node.fault_points import fault_point
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
-from dicom_node.ledger.database import reopen_after_faults
+from dicom_node.ledger.database import bounded_url, reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.ledger.operations import OperationLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
+from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.model_loading import load_guarded
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -68,7 +69,13 @@ def run_worker(settings: Settings, number: int) -> int:
     stop = stop_event()
     with open_state(settings) as state, only_one(settings.node.data_dir, f"worker-{number}"):
         name = f"{settings.node.name}:worker-{number}"
-        processes = ProcessLedger(state.database, name=name, role="worker")
+        processes = ProcessLedger(
+            state.database,
+            name=name,
+            role="worker",
+            machine=machine_of(settings),
+            dead_after_s=settings.node.dead_after_s,
+        )
         # The workflow engine's database too: what it can't write it then tries again, instead of failing the workflow.
         reopen_after_faults(Engine)
         DBOS(
@@ -86,7 +93,7 @@ def run_worker(settings: Settings, number: int) -> int:
         courier = _courier(state)
         mark = settings.node.data_dir / f"worker-{number}.loading"
         workflows = _workflows(state, courier, load_guarded(mark, lambda: load_model(settings)))
-        with heartbeat(processes):
+        with heartbeat(state.database, processes):
             DBOS.launch()
             workflows.register_queues()
             fault_point("start.launched")
@@ -113,7 +120,7 @@ def workflow_database_url(settings: Settings) -> str:
     url = settings.node.database_url
     if not url.startswith("postgresql"):
         return f"sqlite:///{settings.node.data_dir / 'workflows.sqlite'}"
-    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+    return bounded_url(url.replace("postgresql://", "postgresql+psycopg://", 1))
 
 
 def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | None]:
@@ -147,7 +154,8 @@ def _source_of(stored: StoredInstance, sources: Sequence[SourceSettings]) -> str
 def _header_to_route_by(state: State, stored: StoredInstance) -> Dataset | None:
     try:
         return _readable_header(state, stored)
-    except LedgerUnavailable:
+    except (LedgerUnavailable, StoreUnavailable):
+        # The header is there: without it the series would take a route that is not its own.
         raise
     except Exception:
         # The top of this series: an error that nobody foresaw must not keep all others from being completed.
@@ -200,7 +208,7 @@ def _courier(state: State) -> Courier:
             d.name: make_destination(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
             for d in settings.destinations
         },
-        clock=time.time,
+        clock=state.database.now,
         rng=random.Random(),
     )
 
@@ -235,6 +243,7 @@ def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
                 derivation=settings.derivation,
                 node_name=settings.node.name,
                 no_room=disks.refusal_of_derived,
+                clock=state.database.now,
             ),
             outcomes=OutcomeLedger(state.database),
             reporter=Reporter(
@@ -243,6 +252,7 @@ def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
             courier=courier,
             find_route=find_route,
             are_same=are_same,
+            clock=state.database.now,
         )
     )
 
@@ -251,12 +261,13 @@ def _housekeeping(state: State, workflows: Workflows, courier: Courier, processe
     watch = SeriesWatch(
         ledger=ArrivalLedger(state.database),
         find_route=route_finder(state),
-        clock=time.time,
+        clock=state.database.now,
         known_routes=frozenset(route.name for route in state.settings.routes_in_order),
     )
     return Housekeeping(
         watch=watch,
         workflows=workflows,
+        database=state.database,
         processes=processes,
         retention=RetentionLedger(state.database, list(committing(state.settings))),
         standing=StandingWatch(
@@ -267,6 +278,7 @@ def _housekeeping(state: State, workflows: Workflows, courier: Courier, processe
             destinations=courier.destinations,
             clock=courier.clock,
         ),
+        reception=ReceptionLedger(state.database, state.settings.node.name),
         store=state.store,
         keep_s=state.settings.retention.keep_h * 3600,
         care=DiskCare.of(state.settings, state.database, state.store),

@@ -30,6 +30,7 @@ from dicom_node.ledger.arrivals import (
 )
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.private_errors import without_values
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
@@ -57,7 +58,7 @@ LATE_REPORT = "the route's deadline passed before there was a report"
 
 
 def _is_passing(error: BaseException) -> bool:
-    return isinstance(error, LedgerUnavailable)
+    return isinstance(error, (LedgerUnavailable, StoreUnavailable))
 
 
 def _step(work: Callable[P, T]) -> Callable[P, T]:
@@ -404,7 +405,7 @@ class Workflows(DBOSConfiguredInstance):
         """Make one attempt to deliver; the ledger says when the next one is due."""
         if not self._take(delivery_id, attempt):
             return "not to be sent now"
-        return self._send(delivery_id)
+        return self._send(delivery_id, attempt)
 
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
@@ -417,8 +418,13 @@ class Workflows(DBOSConfiguredInstance):
         return is_taken
 
     @_step
-    def _send(self, delivery_id: int) -> str:
+    def _send(self, delivery_id: int, attempt: int) -> str:
         with self._sending.take(alone=False):
+            delivery = self._parts.deliveries.get(delivery_id)
+            if delivery.attempts != attempt + 1:
+                # This process was cut off from the ledger in the middle, and taken for dead: another one sends.
+                log.info("Sent by another worker", extra={"delivery": delivery_id, "attempt": attempt})
+                return delivery.state.value
             state = self._parts.courier.attempt(delivery_id)
         fault_point("deliver.settled")
         return state.value
@@ -546,16 +552,29 @@ class Workflows(DBOSConfiguredInstance):
         workflow_id = f"deliver:{delivery.delivery_id}:{delivery.attempts - 1}"
         if _has_ended(workflow_id) and self._parts.deliveries.get(delivery.delivery_id) == delivery:
             log.warning("Delivery starts again", extra={"delivery": delivery.delivery_id})
-            self._parts.deliveries.settle(delivery.delivery_id, failure="the attempt was interrupted", retry_in_s=1.0)
+            self._parts.deliveries.settle(
+                delivery.delivery_id,
+                failure="the attempt was interrupted",
+                retry_in_s=1.0,
+                attempt=delivery.attempts,
+            )
 
     def take_over(self, alive: set[str]) -> None:
-        """Resume the workflows of workers that are gone; `alive` are the executors heard of lately."""
+        """Take the workflows of workers that are gone; `alive` are the executors heard of lately.
+
+        A worker that is gone may only be cut off, and still be sending. So a delivery is not resumed but ended, and
+        `restart_ended` begins it under the next number, by which everything that the old attempt still writes is known
+        as late. Enhancement is resumed: an image is decided once, whoever comes first.
+        """
         for workflow in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False):
             if workflow.executor_id not in alive:
                 log.warning(
                     "Workflow taken over", extra={"workflow": workflow.workflow_id, "executor": workflow.executor_id}
                 )
-                DBOS.resume_workflow(workflow.workflow_id)
+                if workflow.workflow_id.startswith("deliver:"):
+                    DBOS.cancel_workflow(workflow.workflow_id)
+                else:
+                    DBOS.resume_workflow(workflow.workflow_id)
                 fault_point("recover.resumed")
 
 

@@ -14,7 +14,13 @@ from config.example import LISTS, toml_value
 from config.settings import SECRET_AND_TLS_FILES, DicomwebDestinationSettings, Settings
 from dicom_node.conformance.markdown import Section, code, paragraph, table
 
-NOT_SHOWN: Final = frozenset({"data_dir", "database_url", "certificate", "key", "ca", "headers", *SECRET_AND_TLS_FILES})
+NOT_SHOWN: Final = frozenset(
+    {
+        *("data_dir", "database_url", "folder", "bucket", "prefix", "endpoint"),
+        *("certificate", "key", "ca", "headers"),
+        *SECRET_AND_TLS_FILES,
+    }
+)
 """Settings whose values are nobody's business outside: paths of the machine, a database's password, HTTP headers."""
 
 

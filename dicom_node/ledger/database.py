@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text, update
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
@@ -22,12 +22,35 @@ BUSY_TIMEOUT_S = 15.0
 # SQLite with WAL and synchronous=FULL syncs the log at every commit (sqlite.org/pragma.html#pragma_synchronous).
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
+_CREATING = 0x1D05E001
+TAKING_OVER = 0x1D05E002
+"""Locks on the database, by number."""
+
+_SILENCE_S = 1.0
+_REMEMBER_S = 5.0
+# A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
+_CONNECTION = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    # The same for the server: it shall not keep the locks of a machine that it can't hear any more.
+    "options": "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3 "
+    "-c tcp_user_timeout=15000 -c idle_in_transaction_session_timeout=45000",
+}
+
 
 def ledger_url(database_url: str, data_dir: Path) -> str:
     """Return the SQLAlchemy URL of the ledger for the settings' `database_url` (empty: SQLite in `data_dir`)."""
     if not database_url:
         return f"sqlite:///{data_dir / 'ledger.sqlite'}"
     return database_url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def bounded_url(url: str) -> str:
+    """Return a PostgreSQL URL that says when its connections give up, for those who connect themselves."""
+    return make_url(url).update_query_dict({k: str(v) for k, v in _CONNECTION.items()}).render_as_string(False)
 
 
 class Database:
@@ -38,12 +61,44 @@ class Database:
     url
         SQLAlchemy URL (`ledger_url`).
     clock
-        Seconds since the epoch; tests give their own.
+        Seconds since the epoch; tests give their own. Absent: on PostgreSQL, the server's clock, which all machines
+        share.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        self.now = clock
+    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self.engine = _engine(url)
+        self._ahead_s = 0.0
+        self._follows_server = clock is None and not url.startswith("sqlite")
+        self._clock = clock or time.time
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return self._clock() + self._ahead_s
+
+    def set_clock(self) -> None:
+        """Measure again how far the clock of the database's server is ahead of ours; raises `LedgerUnavailable`."""
+        if self._follows_server:
+            with self.read() as connection:
+                before = time.time()
+                server = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or before)
+                after = time.time()
+            # Not known better than the question took: nothing is changed for less than that.
+            if abs(server - (before + after) / 2 - self._ahead_s) > after - before:
+                self._ahead_s = server - (before + after) / 2
+
+    @contextmanager
+    def exclusively(self, lock: int) -> Iterator[bool]:
+        """Run a block that no two processes are in at once; gives False, at once, where another one is in it.
+
+        Held by the session with the database: a process that dies or is cut off loses it. On SQLite it is always
+        given: what runs under it must bear being done twice there, by processes of one machine.
+        """
+        if self.engine.dialect.name != "postgresql":
+            yield True
+            return
+        with self._translated(), self.engine.connect() as connection:
+            yield bool(connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock}))
+            connection.rollback()
 
     def create(self) -> None:
         """Create the tables that are missing; refuse a ledger of a newer program.
@@ -53,9 +108,15 @@ class Database:
         LedgerUnavailable
             If the database can't be reached, or belongs to a newer version.
         """
-        with self._translated():
-            schema.metadata.create_all(self.engine)
+        with self._translated(), self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # Several machines may start on an empty database at once.
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
+            schema.metadata.create_all(connection)
+        self.set_clock()
         with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
             version = connection.scalar(select(schema.schema_version.c.version))
             if version is None:
                 connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
@@ -169,7 +230,16 @@ def reopen_after_faults(target: Engine | type[Engine]) -> None:
 
 def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_size=8, max_overflow=64, pool_pre_ping=True, pool_timeout=BUSY_TIMEOUT_S)
+        return _remembering_silence(
+            create_engine(
+                url,
+                pool_size=8,
+                max_overflow=64,
+                pool_pre_ping=True,
+                pool_timeout=BUSY_TIMEOUT_S,
+                connect_args=dict(_CONNECTION),
+            )
+        )
     engine = create_engine(
         url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
     )
@@ -187,6 +257,31 @@ def _engine(url: str) -> Engine:
     def _begin(connection: Connection) -> None:
         # IMMEDIATE takes the write lock at once: two writers wait for each other instead of failing at commit.
         connection.exec_driver_sql(connection.get_execution_options().get("ledger_begin", "BEGIN IMMEDIATE"))
+
+    return engine
+
+
+def _remembering_silence(engine: Engine) -> Engine:
+    """Let connections fail at once for a moment after one had no answer at all.
+
+    A receiver that is cut off from the database can then say so at once to every modality, which tries another.
+    """
+    silent_until = 0.0
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+        nonlocal silent_until
+        begun = time.monotonic()
+        failure = dialect.loaded_dbapi.OperationalError
+        if begun < silent_until:
+            raise failure("the database's server did not answer a moment ago")
+        try:
+            return dialect.connect(*arguments, **options)
+        except failure:
+            # A server that refuses does so at once, and may be back at any time.
+            if time.monotonic() - begun > _SILENCE_S:
+                silent_until = time.monotonic() + _REMEMBER_S
+            raise
 
     return engine
 

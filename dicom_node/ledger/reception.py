@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -125,6 +125,19 @@ class ReceptionLedger:
             return connection.execute(
                 update(association)
                 .where(association.c.receiver == self._receiver, association.c.closed_at.is_(None))
+                .values(closed_at=self._database.now(), outcome="interrupted")
+            ).rowcount
+
+    def close_of_others(self, alive: Collection[str]) -> int:
+        """Close the associations that receivers left open which are not among those `alive`; returns how many.
+
+        Their series would never be complete. A receiver that was only cut off, and comes back, goes on: what it
+        records then opens a late generation, and the end of the association is written over this one.
+        """
+        with self._database.write() as connection:
+            return connection.execute(
+                update(association)
+                .where(association.c.receiver.not_in(list(alive)), association.c.closed_at.is_(None))
                 .values(closed_at=self._database.now(), outcome="interrupted")
             ).rowcount
 

@@ -205,6 +205,8 @@ process = Table(
     Column("pid", Integer, nullable=False),
     Column("started_at", _Time, nullable=False),
     Column("seen_at", _Time, nullable=False),
+    Column("machine", String(512)),  # where it may run again under its name: host and data folder
+    Column("token", String(32)),  # of this start; a process that finds another one here has lost its name
 )
 
 # What reading the objects again found; the latest finding of each.
