@@ -100,6 +100,7 @@ class FolderKeeper:
         try:
             fault_point("store.renamed")
             sync_folder(target.parent)
+            fault_point("store.durable")
         except BaseException:
             # Nobody will be told that it is safe: a sender that tries for hours must not fill the disk with copies.
             # Syncing again would prove nothing (after a failed fsync the kernel may have dropped the pages), so the
@@ -107,7 +108,6 @@ class FolderKeeper:
             with contextlib.suppress(OSError):
                 os.rename(target, staged)
             raise
-        fault_point("store.durable")
 
     def path(self, key: str) -> Path:
         require_key(key)

@@ -25,7 +25,7 @@ DAMAGED = Examined(finding=Finding.DAMAGED, reason="other bytes")
 
 def test_early_retention_takes_only_what_everybody_has(ledger: Ledger) -> None:
     """Every combination of states of instance, arrival, two deliveries and their items; the model says what may go."""
-    released = {DeliveryState.SENT, DeliveryState.COMMITTED}
+    released = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REROUTED}
     expected: dict[str, bool] = {}
     association = ledger.associate()
     combinations = [
@@ -38,13 +38,14 @@ def test_early_retention_takes_only_what_everybody_has(ledger: Ledger) -> None:
         ),
     ]
     at = ledger.database.now()
+    false = "0" if ledger.url.startswith("sqlite") else "false"
     with ledger.database.write() as connection:
         run = connection.exec_driver_sql
         for n, (inst, arr, one, two, item) in enumerate(combinations, start=1000):
             run(
                 "INSERT INTO arrival (id, series_instance_uid, study_instance_uid, generation, state, attempts,"
-                " opened_at, last_received_at, finished_at)"
-                f" VALUES ({n}, '1.2.{n}', '1', 1, '{arr.value}', 0, 0, 0, {at - n})"
+                " opened_at, last_received_at, finished_at, shadow)"
+                f" VALUES ({n}, '1.2.{n}', '1', 1, '{arr.value}', 0, 0, 0, {at - n}, {false})"
             )
             run(
                 "INSERT INTO instance (id, origin, association_id, arrival_id, state, key, size, dataset_offset,"
@@ -54,11 +55,11 @@ def test_early_retention_takes_only_what_everybody_has(ledger: Ledger) -> None:
             for number, state in ((2 * n, one), (2 * n + 1, two)):
                 run(
                     "INSERT INTO delivery (id, arrival_id, destination, state, attempts, created_at, next_attempt_at,"
-                    f" finished_at) VALUES ({number}, {n}, 'd{number}', '{state.value}', 1, 0, 0, {at - 1})"
+                    f" finished_at, part) VALUES ({number}, {n}, 'd{number}', '{state.value}', 1, 0, 0, {at - 1}, 0)"
                 )
             run(
                 "INSERT INTO delivery_item (delivery_id, instance_id, state, in_doubt)"
-                f" VALUES ({2 * n}, {n}, '{item.value}', {'0' if ledger.url.startswith('sqlite') else 'false'})"
+                f" VALUES ({2 * n}, {n}, '{item.value}', {false})"
             )
             expected[f"k{n}"] = (
                 inst is InstanceState.STORED
@@ -87,7 +88,7 @@ def test_an_object_another_delivery_still_carries_is_kept(ledger: Ledger) -> Non
         for number, (arrival, state) in enumerate(((first, "sent"), (second, "pending")), start=1):
             run(
                 "INSERT INTO delivery (id, arrival_id, destination, state, attempts, created_at, next_attempt_at,"
-                f" finished_at) VALUES ({number}, {arrival}, 'pacs', '{state}', 1, 0, 0, 1)"
+                f" finished_at, part) VALUES ({number}, {arrival}, 'pacs', '{state}', 1, 0, 0, 1, 0)"
             )
         run(
             "INSERT INTO delivery_item (delivery_id, instance_id, state, in_doubt)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ class FakeParts:
     arrivals: FakeLedger
     reporter: Reporter
     outcomes: FakeOutcomes | None = None
+    clock: Callable[[], float] = lambda: 0.0
+    monotonic: Callable[[], float] = lambda: 0.0
 
     def find_route(self, _: Arrival) -> RouteSettings:
         return RouteSettings(name="radiographs", report=True, destinations=("pacs",))
@@ -168,6 +171,7 @@ class Concluding(Workflows):
         self._parts = parts
         self._error = error
         self._begun_reports: dict[int, int] = {}
+        self._waits_since: dict[int, float] = {}
         self.reports: list[DerivedInstance | str | None] = []
 
     def conclude(self, *_: Any, report: DerivedInstance | str | None = None, **__: Any) -> str:
