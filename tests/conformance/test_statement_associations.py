@@ -27,7 +27,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import PresentationContext
 
-from config.settings import DestinationSettings, Settings, SourceCommitmentSettings, SourceSettings
+from config.settings import DicomDestinationSettings, Settings, SourceCommitmentSettings, SourceSettings
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.base import DeliveryItem, Outcome
 from dicom_node.destinations.storage_scu import StorageScu
@@ -369,7 +369,7 @@ def test_the_listed_compression_is_proposed_before_them(tmp_path: Path, compress
 
 
 def test_no_compression_of_the_settings_is_missing() -> None:
-    assert {"no", *COMPRESSED} == set(get_args(DestinationSettings.model_fields["compress"].annotation))
+    assert {"no", *COMPRESSED} == set(get_args(DicomDestinationSettings.model_fields["compress"].annotation))
 
 
 # ---------------------------------------------------------------------- failures of associations as initiator

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, Verification  # type: ignore[attr-defined]
 
-from config.settings import DestinationSettings, Settings, SourceSettings
+from config.settings import DicomDestinationSettings, Settings, SourceSettings
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import ledger_url
@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, folder: Path, pacs: int, source: dict[str, Any] | bool, **asked: Any) -> None:
         self.ledger = Ledger(ledger_url("", folder), Clock())
         commitment = {"delay_s": 0, "wait_s": 0, **asked} if asked.pop("commits", True) else False
-        destination = DestinationSettings.model_validate(
+        destination = DicomDestinationSettings.model_validate(
             {"name": "pacs", "ae_title": "PACS", "host": LOOPBACK, "port": pacs, "retry": RETRY, "connect_timeout_s": 2}
             | {"commitment": commitment}
         )
