@@ -184,11 +184,12 @@ def test_what_the_commands_say_adds_up(site: Site, tmp_path: Path) -> None:
         "in_work": 0,
         "quarantined": 0,
         "dead_letters": 0,
+        "cancelled": 0,
     }
     status = site.node.command("status")
     assert {p["role"] for p in status["processes"]} == {"receiver", "worker"}
     assert set(status["deliveries"]) == {"storescp", "orthanc"}
-    assert site.node.command("queue", "list") == {"deliveries": []}
+    assert site.node.command("queue", "list") == {"deliveries": [], "holds": []}
     for row in site.node.command("queue", "list", "--all")["deliveries"]:
         assert row["state"] == "sent"
 
@@ -198,7 +199,7 @@ def test_what_the_commands_say_adds_up(site: Site, tmp_path: Path) -> None:
 
 def test_a_dead_destination_is_tried_again_and_delays_no_other(tmp_path: Path) -> None:
     with closed_port() as port, MockScp() as pacs:
-        destinations = [destination("pacs", pacs.port), destination("dead", port)]
+        destinations = [destination("pacs", pacs.port), destination("dead", port, breaker={"failures": 1000})]
         with running_node(tmp_path / "node", destinations=destinations) as node:
             for series in range(1, 4):
                 node.send(*write_radiographs(tmp_path / "in", 1, series=series))
@@ -255,7 +256,10 @@ def test_what_the_pacs_refuses_is_a_dead_letter_with_its_reason_until_an_operato
         (letter,) = node.command("queue", "list")["deliveries"]
         assert (letter["state"], letter["sent"], letter["refused"]) == ("refused", 2, 1)
         assert "C123" in letter["reason"]
-        assert node.command("queue", "retry", str(letter["delivery"])) == {"requeued": [letter["delivery"]]}
+        assert node.command("queue", "retry", str(letter["delivery"])) == {
+            "requeued": [letter["delivery"]],
+            "refused": [],
+        }
         node.wait_balanced(3)
         assert sorted(obj.data for obj in pacs.objects) == sorted(read_part10(path).data for path in paths)
 

@@ -70,15 +70,15 @@ if "worker" in sys.orig_argv:
     import pathlib
 
     from dicom_node import enhancement
-    from dicom_node.destinations import storage_scu
+    from dicom_node.destinations import preparing
     from dicom_node.workflows import Workflows
 
-    decide, conclude, decode = enhancement.is_enhanceable, Workflows._conclude_with, storage_scu.to_uncompressed
+    decide, conclude, decode = enhancement.decide, Workflows._conclude_with, preparing.to_uncompressed
 
-    def quoting(header, *arguments):
+    def quoting(route, header):
         if str(header.SeriesInstanceUID).endswith(".2.5"):
             raise RuntimeError(f"Invalid value for VR PN: {{header.PatientName}}")
-        return decide(header, *arguments)
+        return decide(route, header)
 
     def failing_once(self, arrival, *arguments):
         # The engine notes the error of a workflow.
@@ -92,9 +92,9 @@ if "worker" in sys.orig_argv:
     def poisoned(path, *arguments, **options):
         raise ValueError("{value} can't be transcoded")
 
-    enhancement.is_enhanceable = quoting
+    enhancement.decide = quoting
     Workflows._conclude_with = failing_once
-    storage_scu.to_uncompressed = poisoned
+    preparing.to_uncompressed = poisoned
 
 if "receiver" in sys.orig_argv:
     from dicom_node import storage_scp

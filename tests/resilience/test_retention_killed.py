@@ -30,7 +30,8 @@ from dicom_node.ledger.retention import RetentionLedger
 
 folder = Path(sys.argv[1])
 Housekeeping(
-    watch=None, workflows=None, processes=None, store=InstanceStore(folder), keep_s=0.0,
+    watch=None, workflows=None, database=None, processes=None, reception=None, standing=None, care=None,
+    store=InstanceStore(folder), keep_s=0.0,
     retention=RetentionLedger(Database(ledger_url("", folder))),
 ).purge()
 """

@@ -43,8 +43,8 @@ def run_many(folder: Path, waves: int) -> Result:
         node.wait_balanced(len(sent), timeout_s=240)
         result.check(node, pacs.objects, sent)
         # SQLite keeps the handles of connections that others were open beside, and uses them again: what counts is
-        # that a second wave takes no more.
-        if files[-1] > max(files[1:2]) + 16:
+        # that a second wave takes no more; how many were beside each other differs a little from wave to wave.
+        if files[-1] > max(files[1:2]) + COUNT // 2:
             result.broken.append(f"file handles grow from wave to wave: {files}")
         result.figures["receiver's file handles at first and after each wave"] = files
     return result

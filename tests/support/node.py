@@ -28,14 +28,25 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CALLING = "XRAY1"
 # A worker loads PyTorch first, on machines that have other things to do.
 START_S = 90.0
+FAST_BREAKER = {"failures": 3, "probe_every_s": 1.0}
 FAST_RETRY = {"initial_delay_s": 0.2, "factor": 1.5, "max_delay_s": 1.0, "jitter": 0.1}
 
 
 def destination(name: str, port: int, ae_title: str = "PACS", **changes: Any) -> dict[str, Any]:
     """Return a destination on the loopback interface for the settings file, which is soon tried again."""
     retry = {**FAST_RETRY, **changes.pop("retry", {})}
+    breaker = {**FAST_BREAKER, **changes.pop("breaker", {})}
     times = {"connect_timeout_s": 3, "acse_timeout_s": 5, "dimse_timeout_s": 20}
-    return {"name": name, "ae_title": ae_title, "host": LOOPBACK, "port": port, **times, **changes, "retry": retry}
+    return {
+        "name": name,
+        "ae_title": ae_title,
+        "host": LOOPBACK,
+        "port": port,
+        **times,
+        **changes,
+        "retry": retry,
+        "breaker": breaker,
+    }
 
 
 def default_routes(*names: str, **changes: Any) -> list[dict[str, Any]]:
