@@ -25,10 +25,10 @@ from dicom_node.ledger.schema import (
     delivery_item,
     instance,
 )
-from dicom_node.states import DEAD_LETTERS, ArrivalState, InstanceState, ItemState
+from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, InstanceState, ItemState
 
 _CONCLUDED: Final = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
-_DEAD: Final = frozenset(state.value for state in DEAD_LETTERS)
+_DEAD: Final = frozenset(state.value for state in (*DEAD_LETTERS, DeliveryState.CANCELLED))
 _LEASE_S: Final = 120.0
 """A report that a process began and did not end is tried by another after this."""
 
@@ -313,6 +313,13 @@ def judge_instance(
         .order_by(instance.c.revision.desc(), instance.c.id.desc())
         .limit(1)
     ).one_or_none()
+    if received is not None and received.same_as_id is not None:
+        # The same image, received before in another encoding: that one goes to the destinations.
+        received = connection.execute(
+            select(instance, arrival.c.state.label("arrival_state"))
+            .join(arrival, arrival.c.id == instance.c.arrival_id)
+            .where(instance.c.id == received.same_as_id)
+        ).one_or_none()
     if received is None:
         return NO_SUCH_INSTANCE
     if received.sop_class_uid != sop_class_uid:
@@ -339,8 +346,15 @@ def judge_instance(
             or_(instance.c.id == received.id, instance.c.source_id == received.id),
         )
     ).all()
-    every = set(connection.scalars(select(delivery.c.id).where(delivery.c.arrival_id == received.arrival_id)))
-    if not carried or every - {row.id for row in carried}:
+    # A destination may have several deliveries; and what was left of a rerouted one is another destination's to commit.
+    every = set(
+        connection.scalars(
+            select(delivery.c.destination).where(
+                delivery.c.arrival_id == received.arrival_id, delivery.c.state != DeliveryState.REROUTED.value
+            )
+        )
+    )
+    if not carried or every - {row.destination for row in carried}:
         # A destination that was to get nothing of it can't vouch for it.
         return PROCESSING_FAILURE
     outcomes = [_judge_item(row, policy) for row in carried]

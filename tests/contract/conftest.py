@@ -74,11 +74,11 @@ class Ledger:
         """Record an object."""
         return self.reception.record_received(received(association, number, series=series, content=content))
 
-    def complete(self, count: int = 1, *, series: str = "1", first: int = 1) -> int:
+    def complete(self, count: int = 1, *, series: str = "1", first: int = 1, content: str = "a") -> int:
         """Record `count` objects on one association and complete their arrival; returns its number."""
         association = self.associate()
         for number in range(first, first + count):
-            self.receive(association, number, series=series)
+            self.receive(association, number, series=series, content=content)
         self.release(association, count)
         idle = {
             entry.arrival_id: entry

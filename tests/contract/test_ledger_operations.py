@@ -6,9 +6,11 @@ import pytest
 
 from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.balance import Count
+from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instance
 from dicom_node.ledger.destinations import HoldScope
+from dicom_node.ledger.operations import add_items, open_delivery
 from dicom_node.states import BreakerState, DeliveryState, ItemState
-from tests.contract.conftest import Ledger
+from tests.contract.conftest import CR, Ledger
 from tests.contract.test_ledger_deliveries import answer, deliver, open_deliveries
 
 PENDING, SENT, HELD = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.HELD
@@ -306,3 +308,52 @@ def test_turns_come_as_fast_as_the_rate_says_and_are_shared(ledger: Ledger) -> N
     ledger.clock.advance(10)
     assert ledger.standings.take_turn("a", 60, longest_wait_s=2.5) == (True, 0.0)
     assert ledger.standings.take_turn("b", 60, longest_wait_s=2.5) == (True, 0.0)
+
+
+# -- what a modality is told of it ------------------------------------------------------------------
+
+POLICY = AnsweringPolicy(committing=frozenset(), sent_counts=True, originals_may_be_replaced=True, wait_s=3600)
+
+
+def judged(ledger: Ledger, number: int) -> int | None:
+    """Return what a modality that asks for the commitment of an object is told."""
+    with ledger.database.read() as connection:
+        return judge_instance(connection, CR, f"1.2.1.{number}", POLICY)
+
+
+def test_where_a_delivery_was_rerouted_the_other_destination_vouches_for_it(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger, 1, "a")
+    there = ledger.operations.reroute(delivery_id, "b", WHY)
+    assert judged(ledger, 1) is None
+    deliver(ledger, there)
+    assert judged(ledger, 1) == 0
+
+
+def test_what_is_cancelled_is_not_vouched_for(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger, 1, "a")
+    ledger.operations.cancel(delivery_id, WHY)
+    assert judged(ledger, 1) == 0x0110
+
+
+def test_an_image_that_nothing_follows_is_vouched_for_by_its_first_delivery(ledger: Ledger) -> None:
+    (first,) = open_deliveries(ledger, 2, "a")
+    ((arrival_id, derived),) = ledger.rows("SELECT arrival_id, id FROM instance WHERE origin = 'derived'")
+    with ledger.database.write() as connection:
+        follows = open_delivery(connection, arrival_id, "a", ledger.clock.now, WHY, part=1)
+        add_items(connection, follows, [derived])
+    deliver(ledger, first)
+    assert (judged(ledger, 1), judged(ledger, 2)) == (None, 0)
+    deliver(ledger, follows)
+    assert judged(ledger, 1) == 0
+
+
+def test_the_same_image_in_another_encoding_is_vouched_for_by_the_first(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger, 1, "a")
+    again = ledger.complete(1, series="1", content="b")
+    ((earlier,), (later,)) = ledger.rows("SELECT id FROM instance WHERE origin = 'received' ORDER BY id")
+    ledger.arrivals.begin(again, 0)
+    assert ledger.arrivals.recognise(later, earlier)
+    ledger.arrivals.conclude(again, destinations=("a",), send_original=False, send_enhanced=True)
+    assert judged(ledger, 1) is None
+    deliver(ledger, delivery_id)
+    assert judged(ledger, 1) == 0
