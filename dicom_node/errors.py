@@ -5,6 +5,7 @@
     NodeError
     ├── ReceiveError                      becomes a C-STORE status (`status`, `comment`)
     │   ├── OutOfResources                A700: disk full or broken, ledger unavailable; the sender tries again
+    │   │   └── StoreUnavailable          (in object_keeping) the place where objects lie does not answer now
     │   ├── DatasetMismatch               A900: data set and command disagree, or UIDs are missing
     │   └── UnparsableDataset             C000: not a data set; a copy is quarantined
     ├── DeliveryError                     `transient` says whether trying again can help
