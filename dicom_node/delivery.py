@@ -96,6 +96,7 @@ class Courier:
             with self.store.held() as locate:
                 sound = self._sound(delivery_id, left, attempt.note, locate)
                 if sound:
+                    attempt.left = len(sound)
                     attempt.wait_for_turn()
                     destination.deliver(sound, on_outcome=attempt.note)
         except LedgerUnavailable:
@@ -197,6 +198,8 @@ class _Attempt:
         self.failures: list[str] = []
         self.noted: set[int] = set()
         self.turn_in_s = 0.0
+        self.left = 0
+        """Objects that were given to the destination and have no outcome yet."""
         self._courier = courier
         self._delivery = delivery
         self._settings = settings
@@ -223,8 +226,9 @@ class _Attempt:
             attempt=self._delivery.attempts,
         )
         fault_point("deliver.recorded")
-        if not is_answer:
-            # Nothing was answered: the rest is not sent, but told of.
+        self.left -= 1
+        if not is_answer or self.left <= 0:
+            # Nothing was answered, and the rest is not sent but told of; or this was the last.
             return
         if not goes_on:
             raise StopSending(STOPPED)

@@ -9,20 +9,22 @@ import pytest
 from dicom_node.errors import IllegalTransition
 from dicom_node.states import (
     ARRIVAL,
+    BREAKER,
     DEAD_LETTERS,
     DELIVERED,
     DELIVERY,
     INSTANCE,
     ArrivalState,
+    BreakerState,
     DeliveryState,
     InstanceState,
     advance,
 )
 
-TABLES = [(INSTANCE, InstanceState), (ARRIVAL, ArrivalState), (DELIVERY, DeliveryState)]
+TABLES = [(INSTANCE, InstanceState), (ARRIVAL, ArrivalState), (DELIVERY, DeliveryState), (BREAKER, BreakerState)]
 
 
-@pytest.mark.parametrize(("table", "states"), TABLES, ids=["instance", "arrival", "delivery"])
+@pytest.mark.parametrize(("table", "states"), TABLES, ids=["instance", "arrival", "delivery", "breaker"])
 def test_every_pair_that_is_not_in_the_table_raises(table, states) -> None:  # type: ignore[no-untyped-def]
     events = {event for _, event in table} | {"unheard-of"}
     for state, event in itertools.product(states, events):
