@@ -16,7 +16,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
-from dicom_node.errors import LedgerUnavailable
+from dicom_node.errors import LedgerOutdated, LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
@@ -172,9 +172,10 @@ def heartbeat(database: Database, processes: ProcessLedger) -> Iterator[None]:
         while not ended.wait(every_s):
             try:
                 database.set_clock()
+                database.require_version()
                 processes.beat()
-            except NameTaken as error:
-                # Two under one name would each take the other's work for their own.
+            except (NameTaken, LedgerOutdated) as error:
+                # Two under one name would each take the other's work for their own; two versions, the other's tables.
                 log.error("This process stops", extra={"reason": str(error)})
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

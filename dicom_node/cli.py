@@ -47,6 +47,7 @@ from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
 from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
+from dicom_node.upgrade_commands import upgrade_command
 from dicom_node.verification import verify as verify_state
 
 
@@ -67,6 +68,7 @@ commitment = typer.Typer(help="What destinations have committed, and what was pr
 commands.add_typer(queue, name="queue")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
+commands.command("upgrade")(upgrade_command)
 
 
 class RoleName(StrEnum):

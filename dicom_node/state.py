@@ -12,7 +12,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.disk_space import RESERVE_FILE, Reserve, measure
-from dicom_node.errors import LedgerUnavailable, NodeError
+from dicom_node.errors import LedgerOutdated, LedgerUnavailable, NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
@@ -122,7 +122,7 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
     Raises
     ------
     StartRefused
-        If the data folder can't be written or the database can't be reached.
+        If the data folder can't be written, the database can't be reached, or its tables are of another version.
     """
     data_dir = settings.node.data_dir
     try:
@@ -146,6 +146,8 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
             database.check()
     except LedgerUnavailable as error:
         raise StartRefused(f"{error}: {_ledger_advice(settings)}", EXIT_LEDGER) from error
+    except LedgerOutdated as error:
+        raise StartRefused(str(error), EXIT_LEDGER) from error
     try:
         yield State(settings=settings, database=database, store=store)
     finally:

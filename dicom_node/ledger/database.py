@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, 
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from dicom_node.errors import IllegalTransition, LedgerUnavailable
-from dicom_node.ledger import schema
+from dicom_node.errors import IllegalTransition, LedgerOutdated, LedgerUnavailable
+from dicom_node.ledger import migrations, schema
 from dicom_node.states import State, Transitions, advance
 
 BUSY_TIMEOUT_S = 15.0
@@ -101,30 +101,60 @@ class Database:
             connection.rollback()
 
     def create(self) -> None:
-        """Create the tables that are missing; refuse a ledger of a newer program.
+        """Create the tables of a new ledger; refuse one of another version of the program.
 
         Raises
         ------
         LedgerUnavailable
-            If the database can't be reached, or belongs to a newer version.
+            If the database can't be reached.
+        LedgerOutdated
+            If its tables are of another version.
         """
         with self._translated(), self.engine.begin() as connection:
-            if connection.dialect.name == "postgresql":
-                # Several machines may start on an empty database at once.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
-            schema.metadata.create_all(connection)
-        self.set_clock()
-        with self.write() as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
-            version = connection.scalar(select(schema.schema_version.c.version))
+            self._lock_creation(connection)
+            version = migrations.version_of(connection)
             if version is None:
-                connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
-            elif version != schema.SCHEMA_VERSION:
-                raise LedgerUnavailable(
-                    f"the ledger has schema version {version}, this program knows {schema.SCHEMA_VERSION}: "
-                    "run the version of dicom-node that wrote it"
-                )
+                schema.metadata.create_all(connection)
+                migrations.note_version(connection, schema.SCHEMA_VERSION)
+                migrations.stamp(connection, schema.SCHEMA_VERSION)
+        self.set_clock()
+        if version is not None:
+            require_version(version)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Run a transaction that changes the tables, alone: no process of any version starts meanwhile.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the database can't be reached or refuses a change; then nothing was changed.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            on_sqlite = connection.dialect.name == "sqlite"
+            if on_sqlite:
+                # Without effect within a transaction. A table that is made anew would take its references with it.
+                connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
+            try:
+                with connection.begin():
+                    self._lock_creation(connection)
+                    yield connection
+            finally:
+                if on_sqlite:
+                    # Whoever takes the connection next finds it as it is configured.
+                    connection.invalidate()
+
+    def require_version(self) -> None:
+        """Raise `LedgerOutdated` if the tables are of another version now, and `LedgerUnavailable`."""
+        with self.read() as connection:
+            version = connection.scalar(select(schema.schema_version.c.version))
+        if version is not None:
+            require_version(version)
+
+    def _lock_creation(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            # Several machines may start on an empty database at once.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -179,6 +209,23 @@ class Database:
             raise
         except SQLAlchemyError as error:
             raise _unavailable(error) from error
+
+
+def require_version(version: int) -> None:
+    """Raise `LedgerOutdated`, with what to do, unless `version` is that of this program's tables."""
+    known = schema.SCHEMA_VERSION
+    if version < known:
+        raise LedgerOutdated(
+            f"the ledger has schema version {version}, this program needs {known}: stop the node on every machine, then "
+            "`dicom-node upgrade -c FILE`",
+            version,
+        )
+    if version > known:
+        raise LedgerOutdated(
+            f"the ledger has schema version {version}, this program knows {known}: run the version of dicom-node that "
+            "wrote it, or restore the backup that its upgrade made",
+            version,
+        )
 
 
 def _unavailable(error: SQLAlchemyError, *, may_be_committed: bool = False) -> LedgerUnavailable:

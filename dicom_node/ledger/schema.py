@@ -16,11 +16,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""To be raised with every change of the tables, and a module in `ledger.migrations.versions` to bring older ones here."""
 
 metadata = MetaData()
 
@@ -319,4 +321,18 @@ commitment_request_item = Table(
     Column("sop_class_uid", String(64), nullable=False),
     Column("sop_instance_uid", String(64), nullable=False),
     Column("outcome", Integer),  # 0 committed, else Failure Reason; empty while it is on its way
+)
+
+# Who changed which settings of a running node, or tried to.
+settings_change = Table(
+    "settings_change",
+    metadata,
+    _key(),
+    Column("at", _Time, nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("who", String(255), nullable=False),  # user and host, or the signal
+    Column("outcome", String(16), nullable=False),  # applied | refused
+    Column("digest", String(64)),  # SHA-256 of the file as it was read
+    Column("changes", Text, nullable=False),  # JSON: what changed by its path, old and new; or the faults
+    Index("settings_change_at", "node", "at"),
 )

@@ -174,14 +174,6 @@ def test_every_change_is_in_the_audit(ledger: Ledger) -> None:
     ]
 
 
-def test_a_ledger_of_a_newer_program_is_refused(ledger: Ledger) -> None:
-    with ledger.database.write() as connection:
-        connection.execute(schema.schema_version.delete())
-        connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION + 1))
-    with pytest.raises(LedgerUnavailable, match="run the version of dicom-node that wrote it"):
-        ledger.database.create()
-
-
 def test_a_commit_on_sqlite_waits_for_the_disk(ledger: Ledger) -> None:
     if not ledger.url.startswith("sqlite"):
         assert ledger.rows("SHOW fsync") == [("on",)]

@@ -1,0 +1,27 @@
+"""Who changed which settings of a running node."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "3"
+down_revision = "2"
+
+KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+TIME = sa.Float(53)
+
+
+def upgrade() -> None:
+    """Add the table."""
+    op.create_table(
+        "settings_change",
+        sa.Column("id", KEY, primary_key=True, autoincrement=True),
+        sa.Column("at", TIME, nullable=False),
+        sa.Column("node", sa.String(64), nullable=False),
+        sa.Column("who", sa.String(255), nullable=False),
+        sa.Column("outcome", sa.String(16), nullable=False),
+        sa.Column("digest", sa.String(64)),
+        sa.Column("changes", sa.Text, nullable=False),
+        sa.Index("settings_change_at", "node", "at"),
+    )
