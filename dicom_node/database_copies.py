@@ -45,7 +45,9 @@ def copy_sqlite(source: Path, target: Path) -> None:
             there.execute("PRAGMA journal_mode=DELETE")
             found = there.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise OperationRefused(f"the copy of {source} is damaged ({found}): see docs/storage.md on a damaged ledger")
+            raise OperationRefused(
+                f"the copy of {source} is damaged ({found}): see docs/storage.md on a damaged ledger"
+            )
         sync_file(partial)
         partial.rename(target)
         sync_folder(target.parent)

@@ -16,7 +16,9 @@ from dicom_node.upgrading import Upgrade, upgrade
 
 def upgrade_command(
     config: ConfigFile,
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 if an upgrade is needed.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit code 1 if an upgrade is needed.")
+    ] = False,
     without_copy: Annotated[
         bool, typer.Option("--without-copy", help="Make no copy of the ledger first; you have made one.")
     ] = False,

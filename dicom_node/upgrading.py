@@ -116,9 +116,7 @@ def _refuse_if_running(connection: Connection, settings: Settings, now: float) -
     # The columns that the first version had already.
     table = schema.process
     rows = connection.execute(
-        select(table.c.name, table.c.host, table.c.seen_at).where(
-            table.c.seen_at >= now - settings.node.dead_after_s
-        )
+        select(table.c.name, table.c.host, table.c.seen_at).where(table.c.seen_at >= now - settings.node.dead_after_s)
     ).all()
     if rows:
         names = ", ".join(f"{row.name} on {row.host} ({max(0, now - row.seen_at):.0f} s ago)" for row in rows)
@@ -149,7 +147,7 @@ def _migrate(connection: Connection, found: int, now: float) -> None:
     wrong = [*migrations.differences(connection), *migrations.dangling_references(connection)]
     if wrong:
         raise OperationRefused(
-            f"the ledger says version {found}, but its tables are others, and nothing was changed: {'; '.join(wrong[:5])}"
+            f"the ledger says version {found}, but its tables are others: {'; '.join(wrong[:5])}; nothing was changed"
         )
     connection.execute(
         schema.event.insert().values(

@@ -134,7 +134,7 @@ class Database:
             on_sqlite = connection.dialect.name == "sqlite"
             if on_sqlite:
                 # Without effect within a transaction. A table that is made anew would take its references with it.
-                connection.connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[attr-defined]
+                connection.connection.execute("PRAGMA foreign_keys=OFF")
             try:
                 with connection.begin():
                     self._lock_creation(connection)
@@ -216,8 +216,8 @@ def require_version(version: int) -> None:
     known = schema.SCHEMA_VERSION
     if version < known:
         raise LedgerOutdated(
-            f"the ledger has schema version {version}, this program needs {known}: stop the node on every machine, then "
-            "`dicom-node upgrade -c FILE`",
+            f"the ledger has schema version {version}, this program needs {known}: stop the node on every machine, "
+            "then `dicom-node upgrade -c FILE`",
             version,
         )
     if version > known:

@@ -64,7 +64,7 @@ class ProcessLedger:
         dead_after_s: float = DEAD_AFTER_S,
     ) -> None:
         self._database = database
-        self._name = name
+        self.name = name
         self._role = role
         self._machine = machine or socket.gethostname()
         self._token = secrets.token_hex(16)
@@ -92,7 +92,7 @@ class ProcessLedger:
                 now = self._claim()
                 if now is not None and now.machine != self._machine and now.seen_at != first.seen_at:
                     raise NameTaken(
-                        f"{now.host} runs {self._name} already: give each machine of a cluster a node.name of its own"
+                        f"{now.host} runs {self.name} already: give each machine of a cluster a node.name of its own"
                     )
         self._write(take=True)
 
@@ -105,7 +105,7 @@ class ProcessLedger:
             If another process has taken the name since.
         """
         if not self._write(take=False):
-            raise NameTaken(f"another process has taken the name {self._name}")
+            raise NameTaken(f"another process has taken the name {self.name}")
 
     def _write(self, *, take: bool) -> bool:
         now = self._database.now()
@@ -118,13 +118,13 @@ class ProcessLedger:
             "machine": self._machine[-512:],
             "token": self._token,
         }
-        named = process.c.name == self._name
+        named = process.c.name == self.name
         ours = named if take else named & (process.c.token == self._token)
         with self._database.write() as connection:
             if not connection.execute(update(process).where(ours).values(**values)).rowcount:
                 if connection.scalar(select(process.c.name).where(named)) is not None:
                     return False
-                connection.execute(insert(process), {"name": self._name, **values})
+                connection.execute(insert(process), {"name": self.name, **values})
         if self._beaten_at is None or now - self._beaten_at > self.dead_after_s / 2:
             self._steady_since = now
         self._beaten_at = now
@@ -134,7 +134,7 @@ class ProcessLedger:
         with self._database.read() as connection:
             row = connection.execute(
                 select(process.c.machine, process.c.host, process.c.token, process.c.seen_at).where(
-                    process.c.name == self._name
+                    process.c.name == self.name
                 )
             ).one_or_none()
         return None if row is None else _Claim(**row._mapping)
@@ -156,7 +156,7 @@ class ProcessLedger:
     def leave(self) -> None:
         """Say that this process ends in order."""
         with self._database.write() as connection:
-            connection.execute(delete(process).where(process.c.name == self._name, process.c.token == self._token))
+            connection.execute(delete(process).where(process.c.name == self.name, process.c.token == self._token))
 
     def alive(self, role: str) -> set[str]:
         """Return the names of the processes of `role` that were heard of lately; this one lives in any case."""
@@ -166,4 +166,4 @@ class ProcessLedger:
                     process.c.role == role, process.c.seen_at >= self._database.now() - self.dead_after_s
                 )
             )
-            return {self._name, *heard}
+            return {self.name, *heard}

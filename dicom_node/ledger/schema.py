@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 3
-"""To be raised with every change of the tables, and a module in `ledger.migrations.versions` to bring older ones here."""
+"""To be raised with every change of the tables, and a module in `ledger.migrations.versions` brings older ones here."""
 
 metadata = MetaData()
 

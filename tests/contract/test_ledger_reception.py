@@ -6,10 +6,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
 from dicom_node.errors import LedgerUnavailable
-from dicom_node.ledger import schema
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import RecordOutcome
 from tests.contract.conftest import Ledger, received

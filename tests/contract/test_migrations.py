@@ -46,9 +46,7 @@ def _migrate(database: Database, to: int = schema.SCHEMA_VERSION) -> None:
         migrations.migrate(connection, to)
 
 
-def test_the_first_migration_makes_the_tables_that_the_first_release_made(
-    old: Database, urls: tuple[str, str]
-) -> None:
+def test_the_first_migration_makes_the_tables_that_the_first_release_made(old: Database, urls: tuple[str, str]) -> None:
     fresh = Database(urls[1])
     _migrate(fresh, 1)
     made = tables_of(fresh.engine)
@@ -94,19 +92,14 @@ def test_migration_keeps_every_row(old: Database) -> None:
 def test_numbers_go_on_after_a_migration(old: Database) -> None:
     highest = max(row["id"] for row in rows_of(old.engine)["arrival"])
     _migrate(old)
+    values = {"series_instance_uid": "1.9", "study_instance_uid": "1.2", "generation": 1, "state": "open"}
     with old.write() as connection:
-        added = connection.execute(
-            schema.arrival.insert().values(
-                series_instance_uid="1.9", study_instance_uid="1.2", generation=1, state="open", opened_at=1.0,
-                last_received_at=1.0,
-            )  # fmt: skip
-        ).inserted_primary_key
-    assert added is not None and added[0] == highest + 1
+        added = connection.execute(schema.arrival.insert().values(**values, opened_at=1.0, last_received_at=1.0))
+    assert added.inserted_primary_key is not None
+    assert added.inserted_primary_key[0] == highest + 1
 
 
-def test_a_migration_that_fails_leaves_the_ledger_as_it_was(
-    old: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(old: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     before, rows = tables_of(old.engine), rows_of(old.engine)
     with pytest.raises(RuntimeError), old.migrating() as connection:
         migrations.migrate(connection)
@@ -117,7 +110,7 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(
 
 def test_an_older_ledger_is_refused_until_it_is_upgraded(old: Database) -> None:
     before = tables_of(old.engine)
-    with pytest.raises(LedgerOutdated, match="version 1.*dicom-node upgrade"):
+    with pytest.raises(LedgerOutdated, match=r"version 1.*dicom-node upgrade"):
         old.create()
     assert tables_of(old.engine) == before
     _migrate(old)

@@ -74,11 +74,11 @@ def differences(connection: Connection) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.runtime.migration import MigrationContext
 
-    found = []
+    found: list[str] = []
     for one in compare_metadata(MigrationContext.configure(connection), schema.metadata):
         # A change of a column comes as a list of one or more.
-        for change in one if isinstance(one, list) else [one]:
-            found.append(" ".join(str(part) for part in change if part is not None))
+        changes = one if isinstance(one, list) else [one]
+        found += (" ".join(str(part) for part in change if part is not None) for change in changes)
     return found
 
 
@@ -86,4 +86,6 @@ def dangling_references(connection: Connection) -> list[str]:
     """Return what SQLite finds of rows that refer to no row, after a migration; PostgreSQL has looked itself."""
     if connection.dialect.name != "sqlite":
         return []
-    return [f"{row[0]} row {row[1]} refers to no {row[2]}" for row in connection.execute(text("PRAGMA foreign_key_check"))]
+    return [
+        f"{row[0]} row {row[1]} refers to no {row[2]}" for row in connection.execute(text("PRAGMA foreign_key_check"))
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from alembic import context
@@ -13,14 +12,11 @@ from dicom_node.ledger import schema
 from dicom_node.ledger.migrations import note_version
 
 
-def _note(
-    ctx: MigrationContext, step: MigrationInfo, heads: Iterable[object], run_args: Mapping[str, Any]
-) -> None:
+def _note(ctx: MigrationContext, step: MigrationInfo, heads: Any, run_args: Any) -> None:  # noqa: ARG001
     # In the same transaction, so that the two can't disagree. A stamp only follows it.
-    connection = ctx.connection
-    if connection is not None and step.is_upgrade and not step.is_stamp:
+    if ctx.connection is not None and step.is_upgrade and not step.is_stamp:
         (revision,) = step.up_revision_ids
-        note_version(connection, int(revision))
+        note_version(ctx.connection, int(revision))
 
 
 def _run() -> None:
