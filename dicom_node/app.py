@@ -21,8 +21,11 @@ from dicom_node.fault_points import fault_point
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.receiver import PortTaken, Receiver
+from dicom_node.reloading import Reloader, digest_of, reload_event
+from dicom_node.settings_in_force import keep_in_force
 from dicom_node.state import (
     EXIT_DATA_DIR,
     EXIT_FOUND_FAULTS,
@@ -41,10 +44,10 @@ from dicom_node.tls import TlsUnusable
 log = logging.getLogger(__name__)
 
 
-def run_receiver(settings: Settings) -> int:
-    """Run the receiver until SIGTERM or SIGINT; returns the exit code."""
+def run_receiver(settings: Settings, file: Path, digest: str) -> int:
+    """Run the receiver until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again."""
     configure_logging(settings.logging, "receiver")
-    stop = stop_event()
+    stop, asked = stop_event(), reload_event()
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
         fault_point("start.opened")
         name = f"{settings.node.name}:receiver"
@@ -55,12 +58,21 @@ def run_receiver(settings: Settings) -> int:
             machine=machine_of(settings),
             dead_after_s=settings.node.dead_after_s,
         )
-        with heartbeat(state.database, processes):
-            _receive(settings, state, name, stop)
+        processes.settings_digest = digest
+        with heartbeat(state.database, processes), _receiving(settings, state, name) as receiver:
+            Reloader(
+                file=file,
+                settings=settings,
+                role="receiver",
+                processes=processes,
+                history=SettingsChangeLedger(state.database, settings.node.name),
+                apply=receiver.change_settings,
+            ).work_until(stop, asked)
     return EXIT_OK
 
 
-def _receive(settings: Settings, state: State, name: str, stop: threading.Event) -> None:
+@contextmanager
+def _receiving(settings: Settings, state: State, name: str) -> Iterator[Receiver]:
     ledger = ReceptionLedger(state.database, name)
     interrupted = ledger.close_left_open()
     if interrupted:
@@ -79,7 +91,7 @@ def _receive(settings: Settings, state: State, name: str, stop: threading.Event)
             EXIT_PORT,
         ) from error
     with watched_certificates(settings):
-        stop.wait()
+        yield receiver
         receiver.stop(settings.node.drain_s)
 
 
@@ -122,7 +134,9 @@ def only_one(data_dir: Path, role: str) -> Iterator[None]:
 def supervise(settings: Settings, file: Path) -> int:
     """Run every role of this machine as processes of their own; returns the exit code."""
     configure_logging(settings.logging, "node")
-    base = [sys.executable, "-m", "dicom_node", "run", "-c", str(file), "--supervised", "--role"]
+    kept = keep_in_force(settings.node.data_dir, settings, digest_of(file))
+    in_force = ["--in-force", str(kept)] if kept is not None else []
+    base = [sys.executable, "-m", "dicom_node", "run", "-c", str(file), "--supervised", *in_force, "--role"]
     roles = [Role(name="receiver", command=[*base, "receiver"], fatal_codes=FATAL_CODES)]
     roles += [
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)

@@ -1,4 +1,4 @@
-"""Who changed which settings of a running node."""
+"""Settings that change while the node runs: who changed what, who works with which, and what a series began under."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ TIME = sa.Float(53)
 
 
 def upgrade() -> None:
-    """Add the table."""
+    """Add the table and the columns; a series that is in work goes by the settings until a route takes it anew."""
+    op.add_column("arrival", sa.Column("route_settings", sa.Text))
+    op.add_column("process", sa.Column("settings_digest", sa.String(64)))
     op.create_table(
         "settings_change",
         sa.Column("id", KEY, primary_key=True, autoincrement=True),
