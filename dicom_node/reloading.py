@@ -94,7 +94,7 @@ class Reloader:
         try:
             wanted, digest = read_settings(self._file)
         except InvalidSettings as error:
-            faults = [
+            faults: list[dict[str, object]] = [
                 {
                     "path": fault.path,
                     "value": MASKED if "database_url" in fault.path else fault.value,
@@ -102,9 +102,8 @@ class Reloader:
                 }
                 for fault in error.faults
             ]
-            log.error(
-                "Settings are refused, the old ones stay", extra={"faults": len(faults), "first": faults[0]["path"]}
-            )
+            where = ", ".join(fault.path for fault in error.faults)
+            log.error("Settings are refused, the old ones stay", extra={"faults": where})
             self._note(ChangeOutcome.REFUSED, digest_of(self._file) or None, faults)
             return False
         plan = plan_change(self._settings, wanted)
@@ -114,7 +113,11 @@ class Reloader:
         except Exception:
             # The top of a reload: the process goes on with what it has.
             log.exception("Settings could not be taken by an unforeseen error")
-            fault = {"path": "(node)", "value": self._role, "allowed": "see the log of this process: restart the node"}
+            fault: dict[str, object] = {
+                "path": "(node)",
+                "value": self._role,
+                "allowed": "see the log of this process: restart the node",
+            }
             self._note(ChangeOutcome.REFUSED, digest, [fault])
             return False
         self._settings = plan.effective

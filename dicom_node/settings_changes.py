@@ -83,7 +83,7 @@ def _shown(value: Any, *, hide: bool) -> Any:
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
-    """Return every setting by its path; tables that stand in a list are called by their names, `routes[chest].strength`.
+    """Return every setting by its path, tables that stand in a list by their names: `routes[chest].strength`.
 
     The order of routes decides, so it is a setting of its own.
     """
