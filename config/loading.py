@@ -90,8 +90,9 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
         destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
+    backup = settings.backup.model_copy(update={"folder": whole(settings.backup.folder)})
     return settings.model_copy(
-        update={"node": node, "tls": tls, "storage": storage, "destinations": tuple(destinations)}
+        update={"node": node, "tls": tls, "storage": storage, "backup": backup, "destinations": tuple(destinations)}
     )
 
 

@@ -29,6 +29,7 @@ from dicom_node import __version__, commitment_view, diagnosis, disk_reports, re
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.association_policy import host_names
+from dicom_node.backup_commands import backup_command, restore_command
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile
@@ -73,6 +74,8 @@ commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 commands.command("upgrade")(upgrade_command)
 commands.command("reload")(reload_command)
+commands.command("backup")(backup_command)
+commands.command("restore")(restore_command)
 
 
 class RoleName(StrEnum):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from config.settings import Settings
 
 TAKEN_AT_ONCE: Final = frozenset(
-    {"sources", "destinations", "routes", "fallback", "receiver", "retention", "storage", "logging"}
+    {"sources", "destinations", "routes", "fallback", "receiver", "retention", "storage", "backup", "logging"}
 )
 """Tables that a running node takes; everything else counts from its next start."""
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 # SQLite opens its log's index with 32 KB, and the log itself a page at a time.
 _NO_ROOM = 1 << 20
 
+RESTORING = "restore-unfinished"
+"""File in the data folder while a backup is brought back; left behind by a restore that was interrupted."""
+
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
 EXIT_USAGE = 2
@@ -125,6 +128,8 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
         If the data folder can't be written, the database can't be reached, or its tables are of another version.
     """
     data_dir = settings.node.data_dir
+    if (data_dir / RESTORING).exists():
+        raise StartRefused(f"{data_dir} holds half a backup: do `dicom-node restore` again, to its end", EXIT_DATA_DIR)
     try:
         store = open_store(settings)
         _close_to_others(data_dir)

@@ -22,6 +22,7 @@ from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.backup_schedule import schedule_backup
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
 from dicom_node.delivery import NOT_IN_SETTINGS, Courier
@@ -114,6 +115,8 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
             threads = _MOST_JOBS + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
             scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
             schedule_jobs(scheduler, housekeeping)
+            if number == 0:
+                schedule_backup(scheduler, state, file)
             scheduler.start()
             take_up_again(state, list(live.destinations.settings))
 
@@ -123,6 +126,8 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
                 # Those that run end by the old settings; each may run beside itself.
                 scheduler.remove_all_jobs()
                 schedule_jobs(scheduler, _housekeeping(changed, workflows, courier, processes))
+                if number == 0:
+                    schedule_backup(scheduler, changed, file)
                 take_up_again(changed, added)
 
             log.info("Worker runs", extra={"weights": settings.model.weights})
