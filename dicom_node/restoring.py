@@ -71,9 +71,8 @@ def restore(
     _refuse_unfit(manifest, url)
     faults = faults_of(backup, manifest)
     if faults:
-        raise OperationRefused(
-            f"the backup {backup} is damaged: {'; '.join(faults[:5])}{' ...' if len(faults) > 5 else ''}: take another one"
-        )
+        told = "; ".join(faults[:5]) + (" ..." if len(faults) > 5 else "")
+        raise OperationRefused(f"the backup {backup} is damaged: {told}: take another one")
     _clear_interrupted(data_dir)
     if data_dir.exists() and any(data_dir.iterdir()):
         raise OperationRefused(

@@ -1,4 +1,4 @@
-"""A backup is whole or no backup, and what is restored from it loses nothing and sends nothing twice under two names."""
+"""A backup is whole or none, and what is restored from it loses nothing and sends nothing under two names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,19 +89,10 @@ def _receive(opened: State, ledger: Ledger, series: str) -> int:
     return idle.arrival_id
 
 
-def _elsewhere(file: Path, folder: Path, url: str | None = None) -> Path:
-    """Return the settings of another, empty place for the same node."""
-    text = file.read_text().replace('data_dir = "node-data"', f'data_dir = "{folder / "data"}"')
-    text = text.replace("# data_dir = ", "data_dir = ") if "\ndata_dir" not in text else text
-    folder.mkdir()
-    other = folder / "node.toml"
-    other.write_text(text)
-    return other
-
-
 @pytest.fixture
 def elsewhere(file: Path, tmp_path: Path) -> Path:
-    return _elsewhere(file, tmp_path / "new")
+    """Return the same settings in another folder, with an empty place for data."""
+    return _moved(file, tmp_path / "new")
 
 
 def _back_up(file: Path, target: Path, objects: Objects = Objects.UNDELIVERED) -> None:
@@ -271,7 +261,7 @@ def test_daily_backups_are_kept_up_to_a_number_and_a_failure_deletes_none(file: 
 
 
 @pytest.fixture
-def postgres_file(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
+def postgres_file(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
     """Return the settings of a filled node on PostgreSQL, and of an empty one."""
     cluster = request.getfixturevalue("postgres")
     files = []
@@ -281,13 +271,13 @@ def postgres_file(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tu
         line = f'database_url = "{cluster.create_database()}"'
         files[-1].write_text(files[-1].read_text().replace('# database_url = ""', line))
     _fill(files[0])
-    yield files[0], files[1]
+    return files[0], files[1]
 
 
 def test_a_ledger_on_postgresql_comes_back(postgres_file: tuple[Path, Path], tmp_path: Path) -> None:
     file, elsewhere = postgres_file
     assert run("backup", tmp_path / "b", "-c", file).returncode == state.EXIT_OK
-    refused = run("restore", tmp_path / "b", "-c", _with_data_dir(file, tmp_path / "third"))
+    refused = run("restore", tmp_path / "b", "-c", _moved(file, tmp_path / "third"))
     assert (refused.returncode, "holds tables" in refused.stderr) == (state.EXIT_USAGE, True)
     done = run("restore", tmp_path / "b", "-c", elsewhere)
     assert done.returncode == state.EXIT_OK, done.stderr
@@ -298,7 +288,7 @@ def test_a_ledger_on_postgresql_comes_back(postgres_file: tuple[Path, Path], tmp
         assert (total.received, total.delivered, total.in_work, total.quarantined) == (5, 2, 2, 1)
 
 
-def _with_data_dir(file: Path, folder: Path) -> Path:
+def _moved(file: Path, folder: Path) -> Path:
     folder.mkdir()
     (folder / "node.toml").write_text(file.read_text())
     return folder / "node.toml"
