@@ -15,12 +15,16 @@ from config.loading import load_settings
 from dicom_node import state
 from dicom_node.app import only_one
 from dicom_node.database_copies import restore_postgres
+from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger import schema
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.state import open_state
 from tests.integration.test_commands import run
 from tests.support.fault_points import FaultFolder
-from tests.support.ledgers import make_version_1, rows_of, tables_of
+from tests.support.ledgers import BASE_TIME, make_version_1, rows_of, tables_of
+from tests.support.node import RunningNode, destination
+from tests.support.peers import MockScp, closed_port
+from tests.support.radiographs import CR, radiograph
 
 
 @pytest.fixture
@@ -163,3 +167,79 @@ def test_a_ledger_on_postgresql_is_dumped_before_it_is_upgraded(tmp_path: Path, 
     restored = Database(ledger_url(other, tmp_path))
     assert (tables_of(restored.engine), rows_of(restored.engine)) == before
     restored.close()
+
+
+_OLD_WORKFLOWS = """
+import sys
+from dbos import DBOS, DBOSClient
+url = sys.argv[1]
+DBOS(config={"name": "lowdose-node", "system_database_url": url, "application_version": "0", "executor_id": "x"})
+DBOS.launch()
+DBOS.destroy()
+client = DBOSClient(system_database_url=url)
+for name, queue, number in (("enhance_series", "enhance", "enhance:1.2.4:1:0"), ("deliver", "deliver", "deliver:3:0")):
+    client.enqueue({"workflow_name": name, "queue_name": queue, "workflow_id": number, "app_version": "0"}, 1, 0)
+client.destroy()
+"""
+
+
+def _give_files(node: RunningNode) -> None:
+    """Put the objects that the old ledger names into the store, and bring its times near to now."""
+    store = InstanceStore(node.data_dir)
+    now = time.time() - 300
+    with sqlite3.connect(node.data_dir / "ledger.sqlite") as connection:
+        connection.row_factory = sqlite3.Row
+        for row in connection.execute("SELECT * FROM instance").fetchall():
+            ds = radiograph(row["id"], sop_class=CR, size=16)
+            ds.SOPInstanceUID = row["sop_instance_uid"] or "1.2.3"
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2", row["series_instance_uid"] or "1.2.3"
+            stored = store.save(ds)
+            if row["state"] == "quarantined":
+                stored = store.quarantine(stored.key, row["reason"])
+            connection.execute(
+                "UPDATE instance SET key = ?, size = ?, dataset_offset = ?, digest = ? WHERE id = ?",
+                (stored.key, stored.size, stored.dataset_offset, stored.digest, row["id"]),
+            )
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for column in [row["name"] for row in connection.execute(f"PRAGMA table_info({table})")]:
+                if column == "at" or column.endswith("_at"):
+                    connection.execute(f"UPDATE {table} SET {column} = {column} + ?", (now - BASE_TIME,))
+    connection.close()
+
+
+def test_a_node_of_the_first_release_is_upgraded_and_delivers_what_it_had_in_work(tmp_path: Path) -> None:
+    route = {"name": "all", "enhance": False, "send": ["original"], "quiet_period_s": 0.3, "destinations": ["pacs"]}
+    with MockScp() as pacs, closed_port() as archive:
+        node = RunningNode(
+            tmp_path / "node",
+            destinations=[destination("pacs", pacs.port), destination("archive", archive)],
+            routes=[route],
+            node={"dead_after_s": 8.0},
+        )
+        node.data_dir.mkdir(mode=0o700)
+        make_version_1(f"sqlite:///{node.data_dir / 'ledger.sqlite'}")
+        _give_files(node)
+        # The engine's state too is an old one: one workflow queued, one in the middle, of other code than today's.
+        workflows = node.data_dir / "workflows.sqlite"
+        command = [sys.executable, "-c", _OLD_WORKFLOWS, f"sqlite:///{workflows}"]
+        subprocess.run(command, check=True, timeout=120, capture_output=True)
+        with sqlite3.connect(workflows) as connection:
+            changed = connection.execute(
+                "UPDATE workflow_status SET status = 'PENDING', executor_id = 'test:worker-0' "
+                "WHERE workflow_uuid = 'deliver:3:0'"
+            )
+            assert changed.rowcount == 1
+        connection.close()
+        assert run("upgrade", "-c", node.file).returncode == state.EXIT_OK
+        with node:
+            # Ten objects came to the old node: three deliveries had been made, one refused, all else was in work.
+            node.wait_balanced(10, dead_letters=1)
+            with sqlite3.connect(workflows) as connection:
+                old = connection.execute(
+                    "SELECT status FROM workflow_status WHERE application_version = '0'"
+                ).fetchall()
+            connection.close()
+        assert {status for (status,) in old} == {"CANCELLED"}
+        assert sorted(obj.sop_instance_uid for obj in pacs.objects) == sorted(
+            ["1.2.2.1", "1.2.2.2", "1.2.3.1", "1.2.3.2", "1.2.4.1", "1.2.5.1", "1.2.5.1"]
+        )
