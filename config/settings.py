@@ -763,7 +763,7 @@ class FallbackSettings(_Table):
     destinations: DestinationNames = Field(
         (),
         description="Destinations by name that get, untouched, what no route takes. Empty: such a series is kept, "
-        "`dicom-node status` names it, and it goes on when a route or a destination here takes it after a restart.",
+        "`dicom-node status` names it, and it goes on when a reload or a restart brings a route or a destination here.",
     )
 
 

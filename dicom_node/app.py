@@ -24,8 +24,8 @@ from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.receiver import PortTaken, Receiver
-from dicom_node.reloading import Reloader, digest_of, reload_event
-from dicom_node.settings_in_force import keep_in_force
+from dicom_node.reloading import Reloader, digest_of, note_start, reload_event
+from dicom_node.settings_in_force import start_with
 from dicom_node.state import (
     EXIT_DATA_DIR,
     EXIT_FOUND_FAULTS,
@@ -59,13 +59,15 @@ def run_receiver(settings: Settings, file: Path, digest: str) -> int:
             dead_after_s=settings.node.dead_after_s,
         )
         processes.settings_digest = digest
+        history = SettingsChangeLedger(state.database, settings.node.name)
         with heartbeat(state.database, processes), _receiving(settings, state, name) as receiver:
+            note_start(history, settings.node.data_dir, digest)
             Reloader(
                 file=file,
                 settings=settings,
                 role="receiver",
                 processes=processes,
-                history=SettingsChangeLedger(state.database, settings.node.name),
+                history=history,
                 apply=receiver.change_settings,
             ).work_until(stop, asked)
     return EXIT_OK
@@ -134,7 +136,7 @@ def only_one(data_dir: Path, role: str) -> Iterator[None]:
 def supervise(settings: Settings, file: Path) -> int:
     """Run every role of this machine as processes of their own; returns the exit code."""
     configure_logging(settings.logging, "node")
-    kept = keep_in_force(settings.node.data_dir, settings, digest_of(file))
+    kept = start_with(settings.node.data_dir, settings, digest_of(file))
     in_force = ["--in-force", str(kept)] if kept is not None else []
     base = [sys.executable, "-m", "dicom_node", "run", "-c", str(file), "--supervised", *in_force, "--role"]
     roles = [Role(name="receiver", command=[*base, "receiver"], fatal_codes=FATAL_CODES)]

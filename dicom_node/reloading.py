@@ -17,7 +17,7 @@ from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.settings_changes import ChangeOutcome, SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.settings_changes import MASKED, plan_change
-from dicom_node.settings_in_force import keep_in_force
+from dicom_node.settings_in_force import changes_at_start, keep_in_force
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,17 @@ def digest_of(file: Path) -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""
+
+
+def note_start(history: SettingsChangeLedger, data_dir: Path, digest: str) -> None:
+    """Write down what the settings have changed in since the node ran last; a process that starts again does too."""
+    changes = changes_at_start(data_dir)
+    if not changes:
+        return
+    try:
+        history.note(ChangeOutcome.APPLIED, digest, changes, who="start of the node")
+    except LedgerError as error:
+        log.error("A change of the settings could not be recorded", extra={"reason": str(error)})
 
 
 class Reloader:

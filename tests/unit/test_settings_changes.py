@@ -8,7 +8,7 @@ from typing import Any
 from config.loading import parse_settings
 from config.settings import Settings
 from dicom_node.settings_changes import MASKED, TAKEN_AT_ONCE, changes_between, plan_change
-from dicom_node.settings_in_force import keep_in_force, read_in_force
+from dicom_node.settings_in_force import changes_at_start, keep_in_force, read_in_force, start_with
 
 
 def settings(**tables: Any) -> Settings:
@@ -90,3 +90,15 @@ def test_the_settings_in_force_come_back_as_they_were(tmp_path: Path) -> None:
     file.write_text(file.read_text()[:-10])
     assert read_in_force(file) is None
     assert read_in_force(tmp_path / "none") is None
+
+
+def test_a_start_says_what_changed_since_the_node_ran_last(tmp_path: Path) -> None:
+    assert start_with(tmp_path, settings(), "1") is not None
+    assert changes_at_start(tmp_path) == []
+    changed = settings(node={"port": 4242})
+    start_with(tmp_path, changed, "2")
+    (change,) = changes_at_start(tmp_path)
+    assert change == {"path": "node.port", "old": 11112, "new": 4242, "takes_effect": "at this start"}
+    # A process that starts again after a reload has nothing to tell.
+    keep_in_force(tmp_path, changed, "3")
+    assert changes_at_start(tmp_path) == []
