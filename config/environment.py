@@ -1,7 +1,7 @@
 """Settings from environment variables, which stand above the file: where many machines share one file.
 
-``LOWDOSE_NODE__NAME`` is ``name`` in ``[node]``: the prefix, the table, two underscores, the setting, in capitals. It is
-for single settings of tables that occur once; sources, destinations and routes are the file's.
+``LOWDOSE_NODE__NAME`` is ``name`` in ``[node]``: the prefix, the table, two underscores, the setting, in capitals. They
+are for single settings of tables that occur once; sources, destinations and routes are the file's.
 """
 
 from __future__ import annotations
