@@ -40,7 +40,7 @@ fi
 # A new environment beside the old one, exchanged at the end: an installation that breaks off changes nothing.
 new=$prefix.new
 rm -rf "$new"
-python3 -m venv "$new"
+python3 -m venv --prompt lowdose "$new"
 "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --find-links "$here" \
     -c constraints.txt 'lowdose-node[cluster,tracing]'
 # Scripts of an environment hold its path.
