@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.conditions import KINDS
+from config.environment import with_environment
 from config.settings import FALLBACK, DicomDestinationSettings, DicomwebDestinationSettings, Settings
 
 DESTINATION_KINDS: Mapping[str, Any] = {"dicom": DicomDestinationSettings, "dicomweb": DicomwebDestinationSettings}
@@ -43,8 +45,8 @@ class InvalidSettings(Exception):
 _TLS_FILES = ("certificate", "key", "ca")
 
 
-def load_settings(file: Path) -> Settings:
-    """Load and validate the settings in `file`.
+def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Load and validate the settings in `file`; variables of the `environment` stand above it (`config.environment`).
 
     Relative paths in it are taken from the folder of the file.
 
@@ -68,7 +70,20 @@ def load_settings(file: Path) -> Settings:
         raise InvalidSettings(
             file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
-    return _with_whole_paths(parse_settings(raw, file), file.resolve().parent)
+    merged, from_environment = with_environment(raw, environment)
+    listed = [path for path in from_environment if isinstance(merged.get(path.partition(".")[0]), list)]
+    if listed:
+        allowed = "a table that stands in the file alone: unset this variable"
+        raise InvalidSettings(
+            file, tuple(Fault(path=from_environment[path], value="(environment)", allowed=allowed) for path in listed)
+        )
+    try:
+        settings = parse_settings(merged, file)
+    except InvalidSettings as error:
+        # Who looks for the fault in the file would not find it there.
+        named = tuple(replace(one, path=from_environment.get(one.path, one.path)) for one in error.faults)
+        raise InvalidSettings(file, named) from None
+    return _with_whole_paths(settings, file.resolve().parent)
 
 
 def _with_whole_paths(settings: Settings, folder: Path) -> Settings:

@@ -36,7 +36,7 @@ make_environment() {
         say "Making .venv (some minutes; PyTorch is large)"
         "$python" -m venv .venv || exit 1
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-            -e '.[test,train,cluster]' || exit 1
+            -e '.[test,train,cluster,tracing,docs]' || exit 1
         echo "$stamp" >.venv/installed
     fi
     # Not on PATH: pynetdicom installs programs of the same names as DCMTK's.

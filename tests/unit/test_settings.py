@@ -279,3 +279,31 @@ def test_a_report_on_images_that_nobody_gets_is_refused(route: dict[str, object]
     both = {**table, "send": ["original", "enhanced"]}
     assert parse_settings({"destinations": [PACS], "routes": [both]}).routes[0].report
     assert not parse_settings({"destinations": [PACS], "routes": [{**both, "report": False}]}).routes[0].report
+
+
+def test_the_environment_stands_above_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\nname = "file"\nport = 1104\n')
+    environment = {"LOWDOSE_NODE__NAME": "pod-0", "LOWDOSE_RETENTION__KEEP_H": "3", "LOWDOSE_FAULT_POINTS": "x"}
+    settings = load_settings(file, environment)
+    assert (settings.node.name, settings.node.port, settings.retention.keep_h) == ("pod-0", 1104, 3)
+    assert load_settings(file, {}).node.name == "file"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LOWDOSE_NODE__PORT", "dicom", "integer"),
+        ("LOWDOSE_NODE__NMAE", "x", "did you mean name?"),
+        ("LOWDOSE_NOD__NAME", "x", "no such setting"),
+        ("LOWDOSE_SOURCES__NAME", "x", "unset this variable"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, name: str, value: str, said: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[[sources]]\nname = "a"\nae_titles = ["A"]\nhosts = ["*"]\n')
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings(file, {name: value})
+    [fault] = refused.value.faults
+    assert name in str(fault)
+    assert said in str(fault)
