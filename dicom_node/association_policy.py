@@ -103,11 +103,14 @@ def judge_association(
         return CALLED_AE_TITLE.reject(
             f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
-    source = find_source(request.calling_ae_title, request.host, [*sources, *reporters], addresses)
-    if source is None:
+    source = find_source(request.calling_ae_title, request.host, sources, addresses)
+    found = [source] if source is not None else _reporting(request, reporters, addresses)
+    if not found:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
-    if (fault := _transport_fault(request, source)) is not None:
-        return TRANSPORT.reject(fault)
+    faults = [transport_fault(request, entry) for entry in found]
+    if None not in faults:
+        return TRANSPORT.reject(faults[0] or "")
+    source = found[faults.index(None)]
     if load.is_stopping:
         return SHUTTING_DOWN.reject("the receiver is shutting down")
     if load.no_room is not None:
@@ -132,6 +135,14 @@ def find_source(
         if calling_ae_title in source.ae_titles and any(_is_host(host, rule, addresses) for rule in source.hosts):
             return source
     return None
+
+
+def _reporting(
+    request: AssociationRequest, reporters: Sequence[SourceSettings], addresses: Mapping[str, frozenset[str]]
+) -> list[SourceSettings]:
+    """Return every destination that the peer may be: one system can be several, of which each asks for its own."""
+    who = request.calling_ae_title, request.host
+    return [entry for entry in reporters if find_source(*who, [entry], addresses) is not None]
 
 
 def host_names(sources: Sequence[SourceSettings]) -> frozenset[str]:
@@ -196,7 +207,7 @@ def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return None
 
 
-def _transport_fault(request: AssociationRequest, source: SourceSettings) -> str | None:
+def transport_fault(request: AssociationRequest, source: SourceSettings) -> str | None:
     """Tell why the connection is not what the source asks for; None if it is."""
     who = f"calling AE title {request.calling_ae_title!r} from {request.host}"
     if source.requires_tls and not request.is_secure:
