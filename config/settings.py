@@ -182,7 +182,7 @@ class TlsSettings(_Table):
     )
     crl: Path | None = Field(
         None,
-        description="PEM file with the certificate revocation lists of the authorities in ca; senders whose certificate is "
+        description="PEM file with the revocation lists (CRL) of the authorities in ca; senders whose certificate is "
         "in one are refused, and all of them once a list is overdue or missing. Read again when it changes. None: "
         "nobody looks.",
     )
@@ -205,7 +205,7 @@ class TlsSettings(_Table):
         24.0,
         ge=0,
         le=8760,
-        description="Time before the next update of a revocation list is due, the node's or a destination's, from which on "
+        description="Time before the next update of a revocation list is due, the node's or a peer's, from which on "
         "log, status and doctor warn, in hours.",
     )
 
@@ -252,8 +252,8 @@ class PeerTlsSettings(_Table):
     )
     crl: Path | None = Field(
         None,
-        description="PEM file with the certificate revocation lists of the authorities in ca; as crl of [tls]. None: "
-        "nobody looks.",
+        description="PEM file with the revocation lists (CRL) of the authorities in ca, as crl of [tls]. None: nobody "
+        "looks.",
     )
     crl_check: Literal["chain", "leaf"] = Field("chain", description="As crl_check of [tls]: chain or leaf.")
     min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken: 1.2 or 1.3.")
@@ -579,7 +579,7 @@ class DicomwebDestinationSettings(DestinationSettings):
     )
     crl_file: Path | None = Field(
         None,
-        description="Certificate revocation lists (PEM) of every authority of ca_file; a server whose certificate is in one "
+        description="Revocation lists (CRL, PEM) of the authorities in ca_file; a server whose certificate is in one "
         "is refused, and so is every server once a list is overdue. None: nobody looks.",
     )
     verify: bool = Field(

@@ -107,7 +107,8 @@ def judge_association(
     found = [source] if source is not None else _reporting(request, reporters, addresses)
     if not found:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
-    faults = [transport_fault(request, entry) for entry in found]
+    kind = "source" if source is not None else "destination"
+    faults = [transport_fault(request, entry, kind) for entry in found]
     if None not in faults:
         return TRANSPORT.reject(faults[0] or "")
     source = found[faults.index(None)]
@@ -207,21 +208,23 @@ def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return None
 
 
-def transport_fault(request: AssociationRequest, source: SourceSettings) -> str | None:
-    """Tell why the connection is not what the source asks for; None if it is."""
+def transport_fault(request: AssociationRequest, source: SourceSettings, kind: str = "source") -> str | None:
+    """Tell why the connection is not what the source, or the destination for its reports, asks for; None if it is."""
+    named = f"{kind} {source.name!r}"
+    setting = "certificates" if kind == "source" else "commitment.report_certificates"
     who = f"calling AE title {request.calling_ae_title!r} from {request.host}"
     if source.requires_tls and not request.is_secure:
-        return f"{who} came without TLS, which source {source.name!r} requires: let it call tls.port with TLS"
+        return f"{who} came without TLS, which {named} requires: let it call tls.port with TLS"
     if not source.certificates:
         return None
     shown = request.certificate
     if shown is None:
-        return f"{who} showed no certificate, and source {source.name!r} has certificates: give it one of them"
+        return f"{who} showed no certificate, and {named} has {setting}: give it one of them"
     if any(shown.matches(rule) for rule in source.certificates):
         return None
     return (
-        f"{who} showed a certificate that source {source.name!r} does not have; if it is its own, add to its "
-        f"certificates:\n{json.dumps(shown.rule)}"
+        f"{who} showed a certificate that {named} does not have; if it is its own, add to its "
+        f"{setting}:\n{json.dumps(shown.rule)}"
     )
 
 

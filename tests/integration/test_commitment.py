@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, Verification  # type: ignore[attr-defined]
 
-from config.settings import DicomDestinationSettings, Settings, SourceSettings
+from config.settings import DicomDestinationSettings, Settings, SourceSettings, TlsSettings
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import ledger_url
@@ -32,17 +32,27 @@ RETRY = {"initial_delay_s": 5, "jitter": 0}
 class Bench:
     """A receiver and the jobs of a worker on one ledger, whose clock tests move."""
 
-    def __init__(self, folder: Path, pacs: int, source: dict[str, Any] | bool, **asked: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pacs: int,
+        source: dict[str, Any] | bool,
+        *,
+        tls: TlsSettings | None = None,
+        of_destination: dict[str, Any] | None = None,
+        of_source: dict[str, Any] | None = None,
+        **asked: Any,
+    ) -> None:
         self.ledger = Ledger(ledger_url("", folder), Clock())
         commitment = {"delay_s": 0, "wait_s": 0, **asked} if asked.pop("commits", True) else False
         destination = DicomDestinationSettings.model_validate(
             {"name": "pacs", "ae_title": "PACS", "host": LOOPBACK, "port": pacs, "retry": RETRY, "connect_timeout_s": 2}
-            | {"commitment": commitment}
+            | {"commitment": commitment, **(of_destination or {})}
         )
         modality = SourceSettings.model_validate(
-            {"name": "xray", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.0/8"], "commitment": source}
+            {"name": "xray", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.0/8"], "commitment": source} | (of_source or {})
         )
-        base = receiver_settings(folder, sources=[modality])
+        base = receiver_settings(folder, sources=[modality], tls=tls)
         self.settings: Settings = base.model_copy(update={"destinations": (destination,)})
         self.receiver = Receiver(self.settings, InstanceStore(folder), self.ledger.reception, self.ledger.database)
         self.receiver.start()
