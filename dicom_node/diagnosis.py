@@ -83,14 +83,20 @@ def _explain_bind(bind: str, port: int, error: OSError) -> tuple[StepState, str]
 
 
 def check_certificate(found: Expiry, warn_days: int) -> ProbeStep:
-    """Tell how long a certificate of the settings still holds."""
+    """Tell how long a certificate, or a revocation list, of the settings still holds."""
     name = f"certificate {found.setting}"
     if found.problem:
-        sentence = f"{found.sentence or found.path + ': ' + found.problem}; peers refuse it until it is renewed"
+        what = (
+            "every peer is refused until a valid one is there"
+            if found.what == "crl"
+            else "peers refuse it until it is renewed"
+        )
+        sentence = f"{found.sentence or found.path + ': ' + found.problem}; {what}"
         return ProbeStep(name=name, state=StepState.FAILED, sentence=sentence)
-    is_soon = found.days_left is not None and found.days_left < warn_days
+    is_soon = found.ends_soon(warn_days)
+    advice = "; put the next one in its place" if found.what == "crl" else "; renew it"
     state = StepState.WARNING if is_soon else StepState.OK
-    return ProbeStep(name=name, state=state, sentence=found.sentence + ("; renew it" if is_soon else ""))
+    return ProbeStep(name=name, state=state, sentence=found.sentence + (advice if is_soon else ""))
 
 
 def check_data_dir(data_dir: Path) -> ProbeStep:

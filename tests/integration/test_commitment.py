@@ -43,6 +43,7 @@ class Bench:
         of_source: dict[str, Any] | None = None,
         **asked: Any,
     ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(ledger_url("", folder), Clock())
         commitment = {"delay_s": 0, "wait_s": 0, **asked} if asked.pop("commits", True) else False
         destination = DicomDestinationSettings.model_validate(
