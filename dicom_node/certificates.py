@@ -192,7 +192,7 @@ def certificate_faults(settings: Settings, now: float) -> list[Fault]:
         if use.setting in broken:
             continue
         if use.what == "crl":
-            if use.ca is not None and _can_beread_pem(use.ca):
+            if use.ca is not None and _can_be_read(use.ca):
                 faults += [
                     Fault(path=use.setting, value=str(use.path), allowed=allowed)
                     for allowed in list_faults(use.path, use.ca, check=use.check, now=now)

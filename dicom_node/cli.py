@@ -33,6 +33,7 @@ from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile
 from dicom_node.commitment_peers import committing
+from dicom_node.commitment_probing import commitment_probes
 from dicom_node.conformance import render_statement
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import disk_report
@@ -222,7 +223,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
     )
     destinations = [make_destination(d, node_ae_title=node.ae_title) for d in settings.destinations]
     found = []
-    for one in diagnosis.diagnose(checks, destinations):
+    for one in diagnosis.diagnose(checks, [*destinations, *commitment_probes(settings)]):
         found.append(one)
         if not as_json:
             print(diagnosis.render(one), flush=True)

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dicom_node.certificates import Expiry
-from dicom_node.destinations.base import Destination, ProbeStep, StepState
+from dicom_node.destinations.base import ProbeStep, StepState
 
 Check = Callable[[], ProbeStep]
 
@@ -31,11 +32,22 @@ class Diagnosis:
         return any(step.state is StepState.FAILED for step in self.steps)
 
 
-def diagnose(checks: Iterable[Check], destinations: Iterable[Destination]) -> Iterator[Diagnosis]:
-    """Yield the diagnosis of this node, then that of each destination, each as soon as it is made."""
+class Probed(Protocol):
+    """A peer that can be tried out: a destination, or one of Storage Commitment."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    def probe(self) -> list[ProbeStep]:
+        """Try it out, step by step; nothing is stored."""
+
+
+def diagnose(checks: Iterable[Check], peers: Iterable[Probed]) -> Iterator[Diagnosis]:
+    """Yield the diagnosis of this node, then that of each peer, each as soon as it is made."""
     yield Diagnosis(subject="node", steps=tuple(check() for check in checks))
-    for destination in destinations:
-        yield Diagnosis(subject=destination.name, steps=tuple(destination.probe()))
+    for peer in peers:
+        yield Diagnosis(subject=peer.name, steps=tuple(peer.probe()))
 
 
 def as_json(diagnoses: Iterable[Diagnosis]) -> dict[str, object]:

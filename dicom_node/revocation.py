@@ -116,7 +116,8 @@ def list_faults(path: Path, authorities: Path, *, check: Literal["chain", "leaf"
     for one in lists:
         described = _describe(one)
         if described.is_overdue(now) or now < described.last_update:
-            yield f"a list that is valid: that of {described.issuer} is {described.validity(now)}, all peers are refused"
+            said = f"that of {described.issuer} is {described.validity(now)}"
+            yield f"a list that is valid: {said}, and every peer is refused"
         issuers = [authority for authority in known if authority.subject == one.issuer]
         if issuers and not any(_is_signed_by(one, authority) for authority in issuers):
             yield f"a list that its authority signed: that of {described.issuer} is signed with another key"

@@ -124,7 +124,7 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
 
 
 def client_context(settings: PeerTlsSettings) -> ssl.SSLContext:
-    """Return the context for connections to a destination; `TlsUnusable` as of `server_context`."""
+    """Return the context for connections to a peer that we call; `TlsUnusable` as of `server_context`."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, settings.min_version)
     context.check_hostname = settings.check_name
     context.verify_mode = ssl.CERT_REQUIRED
@@ -255,16 +255,16 @@ def _fingerprint(path: Path) -> tuple[int, ...] | None:
 
 def server_files(settings: TlsSettings) -> RenewedContext:
     """Return the receiver's context, which follows its files."""
-    return RenewedContext(
-        lambda: server_context(settings), (settings.certificate, settings.key, settings.ca, settings.crl)
-    )
+    return RenewedContext(lambda: server_context(settings), _files(settings))
 
 
 def client_files(settings: PeerTlsSettings) -> RenewedContext:
-    """Return the context for a destination, which follows its files."""
-    return RenewedContext(
-        lambda: client_context(settings), (settings.certificate, settings.key, settings.ca, settings.crl)
-    )
+    """Return the context for a peer that we call, which follows its files."""
+    return RenewedContext(lambda: client_context(settings), _files(settings))
+
+
+def _files(settings: TlsSettings | PeerTlsSettings) -> tuple[Path | None, ...]:
+    return settings.certificate, settings.key, settings.ca, settings.crl
 
 
 def accept_tls(sock: socket.socket, context: ssl.SSLContext, timeout_s: float) -> TlsSocket:
