@@ -33,18 +33,17 @@ class CommitmentProbe:
         if peer is None:
             return [ProbeStep(name="commitment", state=StepState.SKIPPED, sentence=self.why)]
         walk = StepWalk()
-        timeout_s = peer.connect_timeout_s
-        if (
-            walk.step("name", lambda: resolve_peer(peer.named))
-            and walk.step("tcp", lambda: connect_peer(peer.named, timeout_s))
-            and (peer.tls is None or walk.step("tls", lambda: secure_peer(peer.named, peer.tls, timeout_s)))
-        ):
+        named, tls, timeout_s = peer.named, peer.tls, peer.connect_timeout_s
+        reached = walk.step("name", lambda: resolve_peer(named)) and walk.step("tcp", lambda: _reach(peer))
+        # A modality that does not answer is a warning, and the end all the same.
+        reached = reached and walk.steps[-1].state is StepState.OK
+        if reached and (tls is None or walk.step("tls", lambda: secure_peer(named, tls, timeout_s))):
             walk.step("commitment", lambda: _associate(peer))
         done = {step.name for step in walk.steps}
-        wanted = [name for name in _STEPS if name not in done and (name != "tls" or peer.tls is not None)]
         return walk.steps + [
             ProbeStep(name=name, state=StepState.SKIPPED, sentence="not tried, because an earlier step failed")
-            for name in wanted
+            for name in _STEPS
+            if name not in done and (name != "tls" or tls is not None)
         ]
 
 
@@ -88,6 +87,14 @@ def _only_host(source: SourceSettings) -> str | None:
     except ValueError:
         return host
     return str(network.network_address) if network.num_addresses == 1 else None
+
+
+def _reach(peer: CommitmentPeer) -> StepFinding:
+    found = connect_peer(peer.named, peer.connect_timeout_s)
+    if found.state is StepState.OK or not peer.is_modality:
+        return found
+    later = "is it switched off? It gets its reports when it is back"
+    return StepFinding(state=StepState.WARNING, sentence=f"{found.sentence}; {later}")
 
 
 def _associate(peer: CommitmentPeer) -> StepFinding:

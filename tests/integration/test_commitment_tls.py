@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,22 @@ from typing import Any
 
 import pytest
 
+from dicom_node.commitment_probing import commitment_probes
+from dicom_node.destinations.base import StepState
 from dicom_node.states import DeliveryState
-from tests.integration.test_commitment import COMMITTED, COMMITTING, Bench, turn
+from tests.integration.test_commitment import COMMITTED, COMMITTING, PENDING, Bench, turn
 from tests.support.certificates import Authority, Pair, server_settings
-from tests.support.commitment import MockCommitmentPacs, MockModality, bring_report, report_dataset
-from tests.support.peers import LOOPBACK, SilentPeer
+from tests.support.commitment import CLASS, MockCommitmentPacs, MockModality, bring_report, report_dataset
+from tests.support.peers import (
+    LOOPBACK,
+    MockScp,
+    Orthanc,
+    SilentPeer,
+    closed_port,
+    find_free_port,
+    requires_orthanc,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +199,55 @@ def test_each_fault_of_tls_is_told_in_words_and_asked_again(
         assert plain.asked == [], "nothing goes out in the clear where TLS is asked for"
 
 
+@requires_orthanc
+def test_orthanc_is_asked_and_asks_over_tls_with_certificates_on_both_sides(
+    tmp_path: Path, authority: Authority, pairs: dict[str, Pair]
+) -> None:
+    files = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(pairs["pacs"].certificate),
+        "DicomTlsPrivateKey": str(pairs["pacs"].key),
+        "DicomTlsTrustedCertificates": str(authority.file),
+        "DicomTlsRemoteCertificateRequired": True,
+    }
+    tls = called(authority, pairs["node"])
+    # One Orthanc is the PACS of one node, and the modality too.
+    port = find_free_port()
+    source = {"port": port, "host": LOOPBACK, "originals": "replaced", "counts": "sent", "tls": tls}
+    bench = Bench(
+        tmp_path / "node",
+        port,
+        source=source,
+        tls=server_settings(pairs["node"], authority),
+        of_destination={"tls": tls},
+        of_source={"ae_titles": ["PACS"], "certificates": ["pacs.hospital.example"]},
+        report_certificates=["pacs.hospital.example"],
+    )
+    node = {"AET": "LOWDOSE", "Host": LOOPBACK, "Port": bench.receiver.tls_port, "UseDicomTls": True}
+    known = {"DicomModalities": {"node": node | {"AllowStorageCommitment": True}}}
+    with Orthanc(tmp_path / "orthanc", port=port, ae_title="PACS", configuration={**files, **known}) as orthanc:
+        delivery_id = bench.sent()
+        # It does not have the object, and says so on an association of its own.
+        bench.jobs.ask("pacs")
+        wait_until(lambda: bench.state(delivery_id) is PENDING, timeout_s=60, what="Orthanc's report")
+        assert bench.ledger.rows("SELECT DISTINCT calling_ae_title FROM association WHERE id > 1") == [("PACS",)]
+
+        def ask(instance: str) -> dict[str, Any]:
+            resource = {"DicomInstances": [{"SOPClassUID": CLASS, "SOPInstanceUID": instance}]}
+            made = json.loads(orthanc._get("/modalities/node/storage-commitment", json.dumps(resource).encode()))
+
+            def answer() -> dict[str, Any]:
+                bench.jobs.decide()
+                bench.jobs.report("xray")
+                return dict(json.loads(orthanc._get(f"/storage-commitment/{made['ID']}")))
+
+            wait_until(lambda: answer()["Status"] != "Pending", timeout_s=60, what="the node's report")
+            return answer()
+
+        assert ask("1.2.3.4.5")["Status"] == "Failure"
+    bench.close()
+
+
 # -- as SCP -----------------------------------------------------------------------------------------
 
 
@@ -260,3 +321,59 @@ def test_the_report_on_the_association_of_the_request_is_encrypted_with_it(
         assert answer == 0x0000
         assert modality.reports[0].failed == {"1.2.3.4.5": 0x0112}
         bench.close()
+
+
+# -- doctor -----------------------------------------------------------------------------------------
+
+
+def probe(bench: Bench) -> dict[str, dict[str, tuple[StepState, str]]]:
+    return {
+        one.name: {step.name: (step.state, step.sentence) for step in one.probe()}
+        for one in commitment_probes(bench.settings)
+    }
+
+
+def test_doctor_tries_out_both_sides_of_commitment_and_stores_nothing(
+    tmp_path: Path, authority: Authority, pairs: dict[str, Pair], pacs: MockCommitmentPacs
+) -> None:
+    with MockModality(context=listening(authority, pairs["xray1"])) as modality:
+        tls = called(authority, pairs["node"])
+        source = {"port": modality.port, "host": LOOPBACK, "tls": tls}
+        bench = Bench(tmp_path, pacs.port, source=source, of_destination={"tls": tls})
+        found = probe(bench)
+        assert list(found) == ["pacs: commitment", "xray: commitment reports"]
+        for steps in found.values():
+            assert {name: state for name, (state, _) in steps.items()} == dict.fromkeys(
+                ("name", "tcp", "tls", "commitment"), StepState.OK
+            )
+        assert (pacs.asked, modality.reports) == ([], [])
+        bench.close()
+
+
+def test_doctor_says_what_is_wrong_with_commitment(
+    tmp_path: Path, authority: Authority, pairs: dict[str, Pair], pacs: MockCommitmentPacs
+) -> None:
+    other = Authority(tmp_path / "other", "Other CA")
+    with MockScp() as storage, closed_port() as off:
+        source = {"port": off, "host": LOOPBACK, "tls": called(authority, pairs["node"])}
+        bench = Bench(tmp_path / "plain", storage.port, source=source)
+        found = probe(bench)
+        state, sentence = found["pacs: commitment"]["commitment"]
+        assert state is StepState.FAILED
+        assert "does not take Storage Commitment: is it switched on there?" in sentence
+        # A modality is often switched off: no failure, but nothing more is tried.
+        reports = found["xray: commitment reports"]
+        assert [reports[name][0] for name in ("tcp", "tls", "commitment")] == [
+            StepState.WARNING,
+            StepState.SKIPPED,
+            StepState.SKIPPED,
+        ]
+        bench.close()
+    bench = Bench(tmp_path / "tls", pacs.port, source={"port": 4006}, of_destination={"tls": called(other, None)})
+    found = probe(bench)
+    state, sentence = found["pacs: commitment"]["tls"]
+    assert state is StepState.FAILED
+    assert "the authority of its certificate is not known" in sentence
+    # Where its reports go is known when it asks.
+    assert found["xray: commitment reports"]["commitment"][0] is StepState.SKIPPED
+    bench.close()
