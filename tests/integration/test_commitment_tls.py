@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,17 @@ def called(authority: Authority, pair: Pair | None, **changes: Any) -> dict[str,
 def pacs(authority: Authority, pairs: dict[str, Pair]) -> Iterator[MockCommitmentPacs]:
     with MockCommitmentPacs(context=listening(authority, pairs["pacs"])) as running:
         yield running
+
+
+class MutePeer(SilentPeer):
+    """Does the handshake, sends session tickets as servers of TLS 1.3 do, and never says a word of DICOM."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self.context = context
+
+    def _serve(self, connection: socket.socket) -> None:
+        super()._serve(self.context.wrap_socket(connection, server_side=True))
 
 
 def state_of_transaction(bench: Bench) -> tuple[str, str]:
@@ -168,6 +180,7 @@ def test_each_fault_of_tls_is_told_in_words_and_asked_again(
     with (
         MockCommitmentPacs() as plain,
         SilentPeer() as silent,
+        MutePeer(listening(authority, pairs["pacs"])) as mute,
         MockCommitmentPacs(context=listening(authority, authority.sign("late", days=-2))) as expired,
     ):
         cases = (
@@ -177,6 +190,7 @@ def test_each_fault_of_tls_is_told_in_words_and_asked_again(
             ("none", pacs.port, called(authority, None), "certificate of ours|does not accept"),
             ("plain", plain.port, called(authority, None), "no TLS"),
             ("silent", silent.port, called(authority, None), "did not answer the TLS handshake"),
+            ("mute", mute.port, called(authority, pairs["node"]), "did not answer the association request"),
             ("file", pacs.port, called(authority, None) | {"ca": str(tmp_path / "gone.pem")}, "gone.pem"),
         )
         for name, port, tls, expected in cases:

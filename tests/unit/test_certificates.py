@@ -143,7 +143,7 @@ def test_a_list_in_order_has_no_faults(tmp_path: Path, authority: Authority, pai
     settings = settings_with(authority, pair, crl=str(authority.write_list(tmp_path / "crl.pem", "node")))
     assert faults(settings) == {}
     assert expiring_soon(settings, NOW) == []
-    found = {one.setting: one for one in expiries(settings, NOW)}["tls.crl"]
+    found = {one.setting: one for one in expiries(settings, time.time())}["tls.crl"]
     assert (found.what, found.days_left, found.problem) == ("crl", 6, "")
     assert found.sentence.startswith("revocation list of CN=Hospital Test CA, 1 certificates, is valid until ")
 
