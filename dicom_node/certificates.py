@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from config.loading import Fault
-from config.settings import DicomDestinationSettings, PeerTlsSettings, Settings, TlsSettings
+from config.settings import DicomwebDestinationSettings, PeerTlsSettings, Settings, TlsSettings
 from dicom_node.pem_files import CertificateUnusable, read_pem
 from dicom_node.revocation import RevocationList, list_faults, read_lists
 
@@ -154,34 +154,46 @@ class CertificateUse:
 def uses(settings: Settings) -> Iterator[CertificateUse]:
     """Yield each certificate file that the settings name, in their order; one file in two places comes once."""
     seen: set[tuple[Path | None, ...]] = set()
-    for place, table in _tables(settings):
-        found = (
-            CertificateUse(setting=f"{place}.{what}", what=what, path=path, key=key, ca=ca, check=table.crl_check)
-            for what, path, key, ca in (
-                ("certificate", table.certificate, table.key, None),
-                ("ca", table.ca, None, None),
-                ("crl", table.crl, None, table.ca),
-            )
-            if path is not None
-        )
-        for use in found:
-            if (files := (use.path, use.key, use.ca)) not in seen:
-                seen.add(files)
-                yield use
+    for use in _named(settings):
+        if (files := (use.path, use.key, use.ca)) not in seen:
+            seen.add(files)
+            yield use
 
 
-def _tables(settings: Settings) -> Iterator[tuple[str, TlsSettings | PeerTlsSettings]]:
-    """Yield each table that names files for TLS, with its place, where TLS is spoken."""
-    found: list[tuple[str, TlsSettings | PeerTlsSettings]] = [("tls", settings.tls)]
+def _named(settings: Settings) -> Iterator[CertificateUse]:
+    yield from _of_table("tls", settings.tls)
     for n, source in enumerate(settings.sources):
         if source.commitment is not None:
-            found.append((f"sources[{n}].commitment.tls", source.commitment.tls))
+            yield from _of_table(f"sources[{n}].commitment.tls", source.commitment.tls)
     for n, destination in enumerate(settings.destinations):
-        if isinstance(destination, DicomDestinationSettings):
-            found.append((f"destinations[{n}].tls", destination.tls))
-            if destination.commitment is not None and destination.commitment.tls is not None:
-                found.append((f"destinations[{n}].commitment.tls", destination.commitment.tls))
-    return ((place, table) for place, table in found if table.enabled)
+        place = f"destinations[{n}]"
+        if isinstance(destination, DicomwebDestinationSettings):
+            yield from _of_web(place, destination)
+            continue
+        yield from _of_table(f"{place}.tls", destination.tls)
+        if destination.commitment is not None and destination.commitment.tls is not None:
+            yield from _of_table(f"{place}.commitment.tls", destination.commitment.tls)
+
+
+def _of_table(place: str, table: TlsSettings | PeerTlsSettings) -> Iterator[CertificateUse]:
+    if not table.enabled:
+        return
+    if table.certificate is not None:
+        yield CertificateUse(setting=f"{place}.certificate", what="certificate", path=table.certificate, key=table.key)
+    if table.ca is not None:
+        yield CertificateUse(setting=f"{place}.ca", what="ca", path=table.ca)
+    if table.crl is not None:
+        yield CertificateUse(setting=f"{place}.crl", what="crl", path=table.crl, ca=table.ca, check=table.crl_check)
+
+
+def _of_web(place: str, web: DicomwebDestinationSettings) -> Iterator[CertificateUse]:
+    if (certificate := web.client_certificate) is not None:
+        key = web.client_key or certificate
+        yield CertificateUse(setting=f"{place}.client_certificate", what="certificate", path=certificate, key=key)
+    if web.ca_file is not None:
+        yield CertificateUse(setting=f"{place}.ca_file", what="ca", path=web.ca_file)
+    if web.crl_file is not None:
+        yield CertificateUse(setting=f"{place}.crl_file", what="crl", path=web.crl_file, ca=web.ca_file)
 
 
 def certificate_faults(settings: Settings, now: float) -> list[Fault]:

@@ -232,6 +232,25 @@ def test_certificates_of_commitment_are_looked_after_too(tmp_path: Path, authori
     assert absent == "destinations[0].commitment.tls.ca: there is no such file"
 
 
+def test_certificates_of_a_dicomweb_server_are_looked_after_too(tmp_path: Path, authority: Authority) -> None:
+    soon = authority.sign("soon-for-web", days=5)
+    both = tmp_path / "both.pem"
+    both.write_bytes(soon.certificate.read_bytes() + soon.key.read_bytes())
+    both.chmod(0o600)
+    web = {"name": "w", "kind": "dicomweb", "url": "https://w/dicom-web", "client_certificate": str(both)}
+    web |= {"ca_file": str(authority.file), "crl_file": str(authority.write_list(tmp_path / "crl.pem", days=-1))}
+    settings = Settings.model_validate({"destinations": [web]})
+    assert "is overdue since" in faults(settings)["destinations[0].crl_file"]
+    certificate, overdue = expiring_soon(settings, NOW)
+    assert certificate.startswith("destinations[0].client_certificate: CN=soon-for-web is valid until")
+    assert overdue.startswith("destinations[0].crl_file: revocation list of CN=Hospital Test CA")
+    # Key and certificate may be two files, which have to fit.
+    other = authority.sign("other-web")
+    web |= {"client_certificate": str(soon.certificate), "client_key": str(other.key), "crl_file": None}
+    found = faults(Settings.model_validate({"destinations": [web]}))
+    assert "the key does not belong" in found["destinations[0].client_key"]
+
+
 def test_peers_of_commitment_are_shown_the_nodes_certificate_and_paths_start_at_the_file(
     tmp_path: Path, authority: Authority, pair: Pair
 ) -> None:
