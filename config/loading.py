@@ -16,7 +16,13 @@ from pydantic_core import ErrorDetails
 
 from config.conditions import KINDS
 from config.environment import with_environment
-from config.settings import FALLBACK, DicomDestinationSettings, DicomwebDestinationSettings, Settings
+from config.settings import (
+    FALLBACK,
+    DicomDestinationSettings,
+    DicomwebDestinationSettings,
+    PeerTlsSettings,
+    Settings,
+)
 
 DESTINATION_KINDS: Mapping[str, Any] = {"dicom": DicomDestinationSettings, "dicomweb": DicomwebDestinationSettings}
 
@@ -42,7 +48,7 @@ class InvalidSettings(Exception):
         super().__init__(f"{file}: {len(faults)} fault(s): " + "; ".join(str(fault) for fault in faults))
 
 
-_TLS_FILES = ("certificate", "key", "ca")
+_TLS_FILES = ("certificate", "key", "ca", "crl")
 
 
 def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -92,21 +98,40 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
     def whole(path: Path | None) -> Path | None:
         return None if path is None else (folder / path).resolve()
 
+    def whole_peer(peer: PeerTlsSettings) -> PeerTlsSettings:
+        files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
+        if peer.enabled and peer.certificate is None:
+            files |= {"certificate": tls.certificate, "key": tls.key}
+        return peer.model_copy(update=files)
+
     tls = settings.tls.model_copy(update={name: whole(getattr(settings.tls, name)) for name in _TLS_FILES})
     destinations: list[DicomDestinationSettings | DicomwebDestinationSettings] = []
     for destination in settings.destinations:
         if isinstance(destination, DicomwebDestinationSettings):
             destinations.append(destination.with_whole_paths(folder))
             continue
-        peer = destination.tls
-        files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
-        if peer.enabled and peer.certificate is None:
-            files |= {"certificate": tls.certificate, "key": tls.key}
-        destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
+        asked = destination.commitment
+        if asked is not None and asked.tls is not None:
+            asked = asked.model_copy(update={"tls": whole_peer(asked.tls)})
+        destinations.append(destination.model_copy(update={"tls": whole_peer(destination.tls), "commitment": asked}))
+    sources = [
+        source
+        if source.commitment is None
+        else source.model_copy(
+            update={"commitment": source.commitment.model_copy(update={"tls": whole_peer(source.commitment.tls)})}
+        )
+        for source in settings.sources
+    ]
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
     return settings.model_copy(
-        update={"node": node, "tls": tls, "storage": storage, "destinations": tuple(destinations)}
+        update={
+            "node": node,
+            "tls": tls,
+            "storage": storage,
+            "sources": tuple(sources),
+            "destinations": tuple(destinations),
+        }
     )
 
 
@@ -221,19 +246,24 @@ def _tls_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
     """Sources that ask for what the receiver does not have: TLS, or the certificates of senders."""
     tls = raw.get("tls")
     table: Mapping[str, Any] = tls if isinstance(tls, Mapping) else {}
-    for index, source in enumerate(_entries(raw, "sources")):
+    callers = [(f"sources[{n}].", "", entry) for n, entry in enumerate(_entries(raw, "sources"))]
+    callers += [
+        (f"destinations[{n}].commitment.", "report_", entry["commitment"])
+        for n, entry in enumerate(_entries(raw, "destinations"))
+        if isinstance(entry.get("commitment"), Mapping)
+    ]
+    for place, prefix, caller in callers:
         if not table.get("certificate"):
-            allowed = (
-                "certificate, key and ca in [tls] first: without them every association of this source is rejected"
-            )
-        elif table.get("client_certificates") == "none" and source.get("certificates"):
+            what = "association of this source" if not prefix else "report of this destination"
+            allowed = f"certificate, key and ca in [tls] first: without them every {what} is rejected"
+        elif table.get("client_certificates") == "none" and caller.get(f"{prefix}certificates"):
             allowed = 'client_certificates other than "none" in [tls]: nobody is asked for a certificate'
         else:
             continue
-        for name in ("tls", "certificates"):
-            value = source.get(name)
+        for name in (f"{prefix}tls", f"{prefix}certificates"):
+            value = caller.get(name)
             if value and value != "optional":
-                yield Fault(path=f"sources[{index}].{name}", value=repr(value), allowed=allowed)
+                yield Fault(path=f"{place}{name}", value=repr(value), allowed=allowed)
     node = raw.get("node")
     port = node.get("port", 11112) if isinstance(node, Mapping) else 11112
     if table.get("certificate") and not table.get("only") and table.get("port", 2762) == port:

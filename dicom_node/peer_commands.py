@@ -14,6 +14,7 @@ from config.loading import load_settings
 from dicom_node import diagnosis, sending
 from dicom_node.certificates import expiries
 from dicom_node.command_options import AsJson, ConfigFile, print_json
+from dicom_node.commitment_probing import commitment_probes
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.errors import NodeError
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_OK, open_state
@@ -71,7 +72,7 @@ def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
     )
     destinations = [make_destination(d, node_ae_title=node.ae_title) for d in settings.destinations]
     found = []
-    for one in diagnosis.diagnose(checks, destinations):
+    for one in diagnosis.diagnose(checks, [*destinations, *commitment_probes(settings)]):
         found.append(one)
         if not as_json:
             print(diagnosis.render(one), flush=True)

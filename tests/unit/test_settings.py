@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from config.conditions import Range
 from config.example import INNER, LISTS, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
-from config.settings import CommitmentSettings, Content, Settings, SourceCommitmentSettings
+from config.settings import CommitmentSettings, Content, PeerTlsSettings, Settings, SourceCommitmentSettings
 
 REPOSITORY = Path(__file__).parents[2]
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
@@ -164,8 +164,8 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     assert settings.route("fallback").destinations == ("pacs",)
     # Uncommented, every default must parse to the same settings: a comment that lies would be found here.
     # What is off by default has its table behind it, which would switch it on.
-    text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment\]\n)((?:#.*\n)+)")
-    assert len(off.findall(text)) == 2
+    text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment(?:\.tls)?\]\n)((?:#.*\n)+)")
+    assert len(off.findall(text)) == 3
     lines = off.sub("", text).splitlines()
     uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
     file.write_text("\n".join(line for line in uncommented if not line.endswith(" =")))
@@ -177,7 +177,9 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     }
     assert SourceCommitmentSettings.model_validate(tables["sources.commitment"]) == SourceCommitmentSettings()
     assert CommitmentSettings.model_validate(tables["destinations.commitment"]) == CommitmentSettings()
-    assert len(tables["destinations.commitment"]) == 8
+    assert len(tables["destinations.commitment"]) == 10
+    assert PeerTlsSettings.model_validate(tables["sources.commitment.tls"]) == PeerTlsSettings()
+    assert len(tables["sources.commitment.tls"]) == 4
 
 
 def _is_setting(line: str) -> bool:
