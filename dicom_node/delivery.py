@@ -254,7 +254,8 @@ class _Attempt:
         if self._is_answered:
             if standings.note_answer(name):
                 log.info("Destination answers again", extra={"destination": name})
-        elif self._silences and standings.note_silence(
+        # Without a failure nothing is left to try: an object that no peer takes was refused for good.
+        elif self._silences and self.failures and standings.note_silence(
             name,
             self._delivery.delivery_id,
             self.failures[0],

@@ -97,6 +97,8 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.PENDING, "hold"): DeliveryState.HELD,
     (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
     (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
+    # For what it had sent before the rest went elsewhere.
+    (DeliveryState.REROUTED, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
     # The operator's `queue cancel`, `queue release` and `queue reroute`.
     (DeliveryState.PENDING, "cancel"): DeliveryState.CANCELLED,

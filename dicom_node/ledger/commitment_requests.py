@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.commitment_failures import (
@@ -17,12 +17,14 @@ from dicom_node.commitment_failures import (
     PROCESSING_FAILURE,
 )
 from dicom_node.ledger.database import Database, cut
+from dicom_node.ledger.operations import OPEN_REROUTED
 from dicom_node.ledger.schema import (
     arrival,
     commitment_request,
     commitment_request_item,
     delivery,
     delivery_item,
+    event,
     instance,
 )
 from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, InstanceState, ItemState
@@ -346,11 +348,16 @@ def judge_instance(
             or_(instance.c.id == received.id, instance.c.source_id == received.id),
         )
     ).all()
-    # A destination may have several deliveries; and what was left of a rerouted one is another destination's to commit.
+    # A destination may have several deliveries. Of one that was rerouted, away or here, neither end carries all of it.
+    was_rerouted = exists().where(
+        event.c.subject == delivery.name,
+        event.c.subject_id == delivery.c.id,
+        event.c.event.in_(("reroute", OPEN_REROUTED)),
+    )
     every = set(
         connection.scalars(
             select(delivery.c.destination).where(
-                delivery.c.arrival_id == received.arrival_id, delivery.c.state != DeliveryState.REROUTED.value
+                delivery.c.arrival_id == received.arrival_id, ~was_rerouted
             )
         )
     )

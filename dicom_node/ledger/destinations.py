@@ -213,11 +213,15 @@ class DestinationLedger:
                 .where(destination.c.name == name)
                 .with_for_update()
             ).one()
+            step_s = 60.0 / per_minute
             turn = max(now, row.next_object_at or now)
+            if turn - now > longest_wait_s + step_s:
+                # Nobody reserves that far ahead: the clock was set back, or the limit raised.
+                turn = now
             if turn - now > longest_wait_s:
                 return False, turn - now
             connection.execute(
-                update(destination).where(destination.c.id == row.id).values(next_object_at=turn + 60.0 / per_minute)
+                update(destination).where(destination.c.id == row.id).values(next_object_at=turn + step_s)
             )
             return True, turn - now
 
@@ -237,12 +241,22 @@ class DestinationLedger:
             _record_hold(connection, scope, subject, "hold", reason, now)
 
     def release(self, scope: HoldScope, subject: str, reason: str) -> None:
-        """End the hold of a destination or study; OperationRefused if there is none."""
+        """End the hold of a destination or study; OperationRefused if there is none.
+
+        The maximum age of what waited counts anew: what was held for days is not given up at the first failure.
+        """
+        now = self._database.now()
+        held = delivery.c.destination == subject
+        if scope is HoldScope.STUDY:
+            held = delivery.c.arrival_id.in_(select(arrival.c.id).where(arrival.c.study_instance_uid == subject))
         with self._database.write() as connection:
             ended = connection.execute(hold.delete().where(hold.c.scope == scope.value, hold.c.subject == subject))
             if ended.rowcount != 1:
                 raise OperationRefused(f"{scope} {subject} is not on hold")
-            _record_hold(connection, scope, subject, "release", reason, self._database.now())
+            connection.execute(
+                update(delivery).where(held, delivery.c.state == DeliveryState.PENDING.value).values(created_at=now)
+            )
+            _record_hold(connection, scope, subject, "release", reason, now)
 
     def holds(self) -> Sequence[Hold]:
         """Return what is on hold as a whole, the longest first."""

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, and_, exists, select
 
+from dicom_node.ledger.commitments import has_uncommitted
 from dicom_node.ledger.database import Database, change_state
 from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance
 from dicom_node.states import INSTANCE, ArrivalState, DeliveryState, InstanceState, ItemState
@@ -72,7 +73,7 @@ class RetentionLedger:
 
 _CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
 # Sent, and where commitment is asked for committed: what is on its way there is neither. What was left of a rerouted
-# delivery is left to another one of the same arrival.
+# delivery is left to another one of the same arrival; what it had sent has to be committed like the rest.
 _RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value, DeliveryState.REROUTED.value)
 
 
@@ -84,7 +85,10 @@ def is_deletable(before: float, committing: Collection[str] = ()) -> ColumnEleme
     still to send, refused or cancelled. `committing` are the destinations, by name, that are asked for commitment: they
     have what they have committed.
     """
-    uncommitted = (delivery.c.state == DeliveryState.SENT.value) & delivery.c.destination.in_(list(committing))
+    uncommitted = delivery.c.destination.in_(list(committing)) & (
+        (delivery.c.state == DeliveryState.SENT.value)
+        | ((delivery.c.state == DeliveryState.REROUTED.value) & has_uncommitted())
+    )
     not_released = exists().where(
         delivery.c.arrival_id == arrival.c.id,
         delivery.c.state.not_in(_RELEASED)
