@@ -56,12 +56,13 @@ class CommitmentJobs:
     """The jobs of one worker; each may run in every worker at once, and end at any moment: the ledger has it all."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, clock: Callable[[], float] = time.time, rng: random.Random
+        self, settings: Settings, database: Database, *, clock: Callable[[], float] | None = None, rng: random.Random
     ) -> None:
         self._settings = settings
         self._ledger = CommitmentLedger(database)
         self._requests = CommitmentRequestLedger(database)
-        self._clock = clock
+        # That of the ledger, by which requests were received: this machine's may be another.
+        self._clock = clock or database.now
         self._rng = rng
         self._failures: dict[str, int] = {}
 

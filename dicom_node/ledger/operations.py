@@ -111,9 +111,11 @@ class OperationLedger:
         with self._database.write() as connection:
             arrival_id, _, _ = self._find(connection, delivery_id)
             originals = connection.execute(
-                select(instance.c.id, instance.c.state).where(
-                    instance.c.arrival_id == arrival_id, instance.c.origin == "received"
-                )
+                select(instance.c.id, instance.c.state)
+                .where(instance.c.arrival_id == arrival_id, instance.c.origin == "received")
+                .order_by(instance.c.id)
+                # Retention deletes nothing of them from here on.
+                .with_for_update()
             ).all()
             purged = sum(row.state == InstanceState.PURGED.value for row in originals)
             if purged:

@@ -49,11 +49,23 @@ class RetentionLedger:
             .where(is_deletable(before, self._committing))
             .order_by(*([] if wanted_bytes is None else [arrival.c.finished_at]), instance.c.id)
             .limit(_BATCH)
+            .with_for_update(of=instance, skip_locked=True)
         )
         purged: list[tuple[str, int]] = []
         reached = 0
         with self._database.write() as connection:
-            for row in connection.execute(query).all():
+            found = connection.execute(query).all()
+            # Somebody may have asked for them to be sent again just before we locked them (PostgreSQL only).
+            still = set(
+                connection.scalars(
+                    select(instance.c.id)
+                    .join(arrival, arrival.c.id == instance.c.arrival_id)
+                    .where(instance.c.id.in_([row.id for row in found]), is_deletable(before, self._committing))
+                )
+            )
+            for row in found:
+                if row.id not in still:
+                    continue
                 if wanted_bytes is not None and reached >= wanted_bytes:
                     break
                 change_state(

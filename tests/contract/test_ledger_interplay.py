@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection, insert, select, update
 
+from dicom_node.errors import OperationRefused
 from dicom_node.ledger.balance import Count
 from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instance
 from dicom_node.ledger.commitments import AskingPolicy, CommitmentLedger, ResendPolicy
 from dicom_node.ledger.destinations import HoldScope
 from dicom_node.ledger.retention import RetentionLedger
+from dicom_node.ledger.schema import delivery, delivery_item, instance, rejection
 from dicom_node.states import DeliveryState, ItemState
 from tests.contract.conftest import CR, Ledger
 from tests.contract.test_ledger_deliveries import answer, deliver
 from tests.contract.test_ledger_operations import begin, due, items
+from tests.support.peers import wait_until
+
+T = TypeVar("T")
 
 PENDING, SENT, REROUTED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.REROUTED
 WHY = "asked for"
@@ -221,3 +230,61 @@ def test_a_clock_that_is_set_back_holds_up_no_turn(ledger: Ledger) -> None:
     assert ledger.standings.take_turn("a", 60.0, longest_wait_s=5.0) == (True, 0.0)
     has_turn, wait_s = ledger.standings.take_turn("a", 60.0, longest_wait_s=5.0)
     assert (has_turn, wait_s) == (True, 1.0)
+
+
+# -- two processes at once ---------------------------------------------------------------------------
+
+
+def while_locked(ledger: Ledger, lock: Callable[[Connection], object], act: Callable[[], T]) -> T:
+    """Do something in another thread while a transaction of this one is open, which ends as soon as that one waits."""
+    with ThreadPoolExecutor(1) as pool, ledger.database.write() as connection:
+        lock(connection)
+        result = pool.submit(act)
+        is_waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: result.done() or ledger.rows(is_waiting) != [(0,)])
+        connection.commit()
+        return result.result()
+
+
+def need_postgresql(ledger: Ledger) -> None:
+    if ledger.database.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+
+
+def test_a_stranger_who_is_rejected_by_two_receivers_at_once_is_one_row(ledger: Ledger) -> None:
+    need_postgresql(ledger)
+    stranger = {"calling_ae_title": "WHO", "called_ae_title": "LOWDOSE", "host": "10.0.0.9", "reason": "unknown"}
+
+    def first(connection: Connection) -> None:
+        connection.execute(insert(rejection), {**stranger, "first_at": 1.0, "last_at": 1.0, "count": 1})
+
+    while_locked(ledger, first, lambda: ledger.reception.record_rejection(**stranger))
+    assert ledger.rows("SELECT calling_ae_title, count FROM rejection") == [("WHO", 2)]
+
+
+def test_originals_that_are_sent_again_at_the_moment_of_their_purge_stay(ledger: Ledger) -> None:
+    need_postgresql(ledger)
+    (delivery_id,) = open_deliveries(ledger, 2, "pacs")
+    deliver(ledger, delivery_id)
+    ledger.clock.advance(HOUR)
+
+    def resend(connection: Connection) -> None:
+        # What `resend_originals` does first, and what it has done at its end.
+        connection.execute(select(instance.c.id).where(instance.c.origin == "received").with_for_update())
+        connection.execute(update(delivery_item).values(state=ItemState.PENDING.value))
+        connection.execute(update(delivery).values(state=PENDING.value, finished_at=None))
+
+    assert while_locked(ledger, resend, lambda: ledger.retention.purge_delivered(60.0)) == []
+    assert ledger.rows("SELECT DISTINCT state FROM instance") == [("stored",)]
+
+
+def test_originals_that_a_purge_is_about_to_delete_are_not_promised(ledger: Ledger) -> None:
+    need_postgresql(ledger)
+    (delivery_id,) = open_deliveries(ledger, 2, "pacs")
+    deliver(ledger, delivery_id)
+
+    def purge(connection: Connection) -> None:
+        connection.execute(update(instance).values(state="purged"))
+
+    with pytest.raises(OperationRefused, match="purged"):
+        while_locked(ledger, purge, lambda: ledger.operations.resend_originals(delivery_id, WHY))
