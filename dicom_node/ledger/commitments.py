@@ -143,6 +143,8 @@ class CommitmentLedger:
             .outerjoin(delivery_commitment, delivery_commitment.c.delivery_id == delivery.c.id)
             .where(
                 delivery.c.destination == destination,
+                # Said for the index alone: this is asked every second, and most are committed.
+                delivery.c.state.in_((*_open_states, *_sent_states)),
                 # However it was sent, for the first time or again, it is asked for anew.
                 (is_sent & (func.coalesce(delivery.c.finished_at, 0.0) <= now - delay_s))
                 | (is_committing & (delivery_commitment.c.next_request_at <= now)),
@@ -442,6 +444,25 @@ class CommitmentLedger:
                         delivery_id=delivery_id, since=now, requests=0, next_request_at=now
                     )
                 )
+
+    def counts(self, destinations: Collection[str]) -> tuple[int, int, tuple[int, ...]]:
+        """Return how many deliveries to `destinations` are committed and how many not yet, and the numbers given up."""
+        theirs = delivery.c.destination.in_(list(destinations))
+        by_state = select(delivery.c.state, func.count()).where(theirs).group_by(delivery.c.state)
+        given_up = (
+            select(delivery.c.id)
+            .join(delivery_commitment, delivery_commitment.c.delivery_id == delivery.c.id)
+            .where(
+                theirs,
+                delivery.c.state == DeliveryState.COMMITTING.value,
+                delivery_commitment.c.next_request_at.is_(None),
+            )
+            .order_by(delivery.c.id)
+        )
+        with self._database.read() as connection:
+            numbers = {row[0]: int(row[1]) for row in connection.execute(by_state)}
+            waiting = sum(numbers.get(state, 0) for state in _open_states)
+            return numbers.get(DeliveryState.COMMITTED.value, 0), waiting, tuple(connection.scalars(given_up))
 
     def lines(self, destinations: Collection[str], *, show_all: bool = False) -> list[CommitmentLine]:
         """Return the deliveries to `destinations` that wait for a commitment, oldest first; `show_all`: all of them."""

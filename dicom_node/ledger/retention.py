@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, select
 
 from dicom_node.ledger.commitments import has_uncommitted
 from dicom_node.ledger.database import Database, change_state
@@ -44,43 +44,57 @@ class RetentionLedger:
 
     def _purge(self, before: float, wanted_bytes: int | None, reason: str) -> list[tuple[str, int]]:
         query = (
-            select(instance.c.id, instance.c.key, instance.c.size)
+            select(instance.c.id)
             .join(arrival, arrival.c.id == instance.c.arrival_id)
             .where(is_deletable(before, self._committing))
             .order_by(*([] if wanted_bytes is None else [arrival.c.finished_at]), instance.c.id)
             .limit(_BATCH)
-            .with_for_update(of=instance, skip_locked=True)
         )
+        # The long look at all objects must not keep SQLite's one writer from those who receive.
+        with self._database.read() as connection:
+            candidates = list(connection.scalars(query))
         purged: list[tuple[str, int]] = []
         reached = 0
+        if not candidates:
+            return purged
         with self._database.write() as connection:
-            found = connection.execute(query).all()
-            # Somebody may have asked for them to be sent again just before we locked them (PostgreSQL only).
-            still = set(
-                connection.scalars(
-                    select(instance.c.id)
-                    .join(arrival, arrival.c.id == instance.c.arrival_id)
-                    .where(instance.c.id.in_([row.id for row in found]), is_deletable(before, self._committing))
-                )
-            )
-            for row in found:
-                if row.id not in still:
-                    continue
+            found = self._lock(connection, candidates, before)
+            for instance_id in candidates:
                 if wanted_bytes is not None and reached >= wanted_bytes:
                     break
+                if instance_id not in found:
+                    continue
                 change_state(
                     connection,
                     instance,
-                    row.id,
+                    instance_id,
                     INSTANCE,
                     InstanceState,
                     "purge",
                     at=self._database.now(),
                     reason=reason,
                 )
-                purged.append((row.key, row.size))
-                reached += row.size
+                purged.append(found[instance_id])
+                reached += found[instance_id][1]
         return purged
+
+    def _lock(self, connection: Connection, candidates: Sequence[int], before: float) -> dict[int, tuple[str, int]]:
+        """Return key and size of those that may still be deleted, with nobody else at work on them."""
+        mine = list(
+            connection.scalars(
+                select(instance.c.id)
+                .where(instance.c.id.in_(candidates))
+                .order_by(instance.c.id)
+                .with_for_update(skip_locked=True)
+            )
+        )
+        # Looked at once more: somebody may have asked for them to be sent again meanwhile.
+        query = (
+            select(instance.c.id, instance.c.key, instance.c.size)
+            .join(arrival, arrival.c.id == instance.c.arrival_id)
+            .where(instance.c.id.in_(mine), is_deletable(before, self._committing))
+        )
+        return {row.id: (row.key, row.size) for row in connection.execute(query)}
 
 
 _CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from dicom_node.errors import OperationRefused
 from dicom_node.ledger.balance import Count
-from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instance
+from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instances
 from dicom_node.ledger.commitments import AskingPolicy, CommitmentLedger, ResendPolicy
 from dicom_node.ledger.destinations import HoldScope
 from dicom_node.ledger.retention import RetentionLedger
@@ -167,7 +167,7 @@ def test_what_was_sent_before_a_reroute_is_committed_before_retention_lets_it_go
     )
     with ledger.database.read() as connection:
         # The first by the one destination, the second by the other.
-        assert [judge_instance(connection, CR, f"1.2.1.{number}", policy) for number in (1, 2)] == [0, 0]
+        assert judge_instances(connection, [(CR, "1.2.1.1"), (CR, "1.2.1.2")], policy) == [0, 0]
     ledger.clock.advance(HOUR)
     assert len(retention.purge_delivered(60.0)) == 2
     assert {first, second} == {1, 2}
