@@ -32,6 +32,7 @@ from dicom_node.upper_layer import STORAGE_COMMITMENT
 log = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
+_DROP_PERIOD_S: Final = 60.0
 _LOOK_S: Final = 0.05
 REPORT_RETRY: Final = RetrySettings(initial_delay_s=10.0, factor=2.0, max_delay_s=900.0)
 """How a report that a modality did not take is tried again."""
@@ -79,7 +80,8 @@ class CommitmentJobs:
             for entry in sources
         ]
         decide = [("commitment requests", self.decide, _PERIOD_S)] if sources else []
-        return [*ask, *decide, *report]
+        drop = [("commitments that nobody asks for any more", self.drop, _DROP_PERIOD_S)]
+        return [*ask, *decide, *report, *drop]
 
     # -- as SCU ---------------------------------------------------------------------------------
 
@@ -126,6 +128,14 @@ class CommitmentJobs:
             )
             for transaction in left:
                 self._ledger.request_failed(transaction.transaction_uid, str(error), retry_in_s=retry_in_s)
+
+    def drop(self) -> None:
+        """Wait no more for destinations that are still there, and are not to commit any more."""
+        silent = [
+            entry.name for entry in self._settings.destinations if getattr(entry, "commitment", None) is None
+        ]
+        for delivery_id in self._ledger.drop(silent):
+            log.warning("Commitment is not waited for any more: the settings ask for none", extra={"delivery": delivery_id})
 
     def _request(self, association: Association, transaction: Transaction, retry: RetrySettings) -> None:
         ds = build_request(transaction.transaction_uid, transaction.references)

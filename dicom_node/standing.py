@@ -74,9 +74,9 @@ class StandingWatch:
             settings = self.settings.get(line.name)
             if settings is None or line.state is not BreakerState.OPEN:
                 continue
-            is_free = settings.failover is not None and line.name not in held
-            if is_free and self.clock() - line.since >= settings.failover_after_s:
-                self._turn(line, settings.failover)
+            failover = None if line.name in held else settings.failover
+            if failover is not None and self.clock() - line.since >= settings.failover_after_s:
+                self._turn(line, failover)
             max_age_h = settings.retry.max_age_h
             reason = f"{line.name} is down, and the delivery has waited for {max_age_h:g} h: {line.reason}"
             for delivery_id in self.deliveries.abandon_waiting(line.name, max_age_h * 3600, reason):

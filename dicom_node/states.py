@@ -100,6 +100,8 @@ DELIVERY: Transitions[DeliveryState] = {
     # For what it had sent before the rest went elsewhere.
     (DeliveryState.REROUTED, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
+    # The settings ask its destination for no commitment any more.
+    (DeliveryState.COMMITTING, "drop_commitment"): DeliveryState.SENT,
     # The operator's `queue cancel`, `queue release` and `queue reroute`.
     (DeliveryState.PENDING, "cancel"): DeliveryState.CANCELLED,
     (DeliveryState.SENDING, "cancel"): DeliveryState.CANCELLED,

@@ -382,10 +382,9 @@ class _Deliveries:
             event.c.subject_id == delivery.c.id,
             event.c.event.in_(("reroute", OPEN_REROUTED)),
         )
-        for row in connection.execute(
-            select(delivery.c.arrival_id, delivery.c.destination).where(of_these, ~was_rerouted)
-        ):
-            self.destinations.setdefault(row.arrival_id, set()).add(row.destination)
+        named = select(delivery.c.arrival_id, delivery.c.destination).where(of_these, ~was_rerouted)
+        for arrival_id, destination in connection.execute(named).tuples():
+            self.destinations.setdefault(arrival_id, set()).add(destination)
 
 
 def _judge(received: Any, sop_class_uid: str, deliveries: _Deliveries, policy: AnsweringPolicy) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, update
 
 from dicom_node.commitment_failures import COMMITTED, Remedy, describe_failure, remedy_for
-from dicom_node.errors import OperationRefused
+from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.database import Database, change_state, cut, record_event
 from dicom_node.ledger.schema import (
     commitment_reference,
@@ -218,6 +219,30 @@ class CommitmentLedger:
             to_state=committing,
             reason=reason,
         )
+
+    def drop(self, destinations: Collection[str]) -> list[int]:
+        """Wait no more for the commitment of `destinations`, which are not asked any more; returns the deliveries.
+
+        They have what was sent, and that is all that the settings want of them: what nobody asks for would otherwise be
+        waited for, and kept, for ever.
+        """
+        waiting = (
+            select(delivery.c.id)
+            .where(
+                delivery.c.destination.in_(list(destinations)), delivery.c.state == DeliveryState.COMMITTING.value
+            )
+            .order_by(delivery.c.id)
+            .limit(500)
+        )
+        with self._database.read() as connection:
+            found = list(connection.scalars(waiting))
+        now, dropped = self._database.now(), []
+        for delivery_id in found:
+            # One transaction each: of two workers the second finds it done.
+            with contextlib.suppress(IllegalTransition), self._database.write() as connection:
+                _change(connection, delivery_id, "drop_commitment", now, "commitment is not asked for any more")
+                dropped.append(delivery_id)
+        return dropped
 
     def is_given_up(self, delivery_id: int) -> bool:
         """Tell whether nobody asks for the commitment of a delivery any more."""

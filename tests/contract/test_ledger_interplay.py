@@ -181,6 +181,20 @@ def test_a_rerouted_delivery_that_sent_nothing_has_nothing_to_commit(ledger: Led
     assert len(RetentionLedger(ledger.database, ["pacs"]).purge_delivered(60.0)) == 2
 
 
+def test_what_nobody_asks_to_commit_any_more_is_sent_and_may_go(ledger: Ledger) -> None:
+    (delivery_id,) = open_deliveries(ledger, 1, "pacs")
+    deliver(ledger, delivery_id)
+    commitments = CommitmentLedger(ledger.database)
+    commitments.begin(delivery_id, POLICY, new_uid)
+    ledger.clock.advance(HOUR)
+    assert commitments.drop(["other"]) == []
+    assert ledger.deliveries.get(delivery_id).state is DeliveryState.COMMITTING
+    assert commitments.drop(["pacs"]) == [delivery_id]
+    assert commitments.drop(["pacs"]) == []
+    assert ledger.deliveries.get(delivery_id).state is SENT
+    assert len(RetentionLedger(ledger.database, []).purge_delivered(60.0)) == 1
+
+
 def test_a_report_that_comes_twice_commits_nothing_that_was_sent_again_between(ledger: Ledger) -> None:
     (delivery_id,) = open_deliveries(ledger, 1, "pacs")
     deliver(ledger, delivery_id)
