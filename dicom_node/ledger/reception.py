@@ -182,12 +182,14 @@ class ReceptionLedger:
         LedgerUnavailable
             If the database can't take them; then none of them must be acknowledged.
         """
+        # By series, or two receivers could wait for each other's (PostgreSQL only).
+        order = sorted(range(len(received)), key=lambda place: received[place].series_instance_uid)
         for _ in range(3):
             try:
                 with self._database.write() as connection:
-                    recorded = [self._record(connection, one) for one in received]
+                    recorded = {place: self._record(connection, received[place]) for place in order}
                     fault_point("reception.committing")
-                    return recorded
+                    return [recorded[place] for place in range(len(received))]
             except IntegrityError:
                 # Another receiver took the same UID or opened the same series between our look and our write
                 # (PostgreSQL only: SQLite has one writer). Its row is there now: look again.

@@ -15,15 +15,17 @@ from dicom_node.ledger.balance import Count
 from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instances
 from dicom_node.ledger.commitments import AskingPolicy, CommitmentLedger, ResendPolicy
 from dicom_node.ledger.destinations import HoldScope
+from dicom_node.ledger.reception import RecordOutcome
 from dicom_node.ledger.retention import RetentionLedger
-from dicom_node.ledger.schema import delivery, delivery_item, instance, rejection
+from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance, rejection
 from dicom_node.states import DeliveryState, ItemState
-from tests.contract.conftest import CR, Ledger
+from tests.contract.conftest import CR, Ledger, received
 from tests.contract.test_ledger_deliveries import answer, deliver
 from tests.contract.test_ledger_operations import begin, due, items
 from tests.support.peers import wait_until
 
 T = TypeVar("T")
+LOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 PENDING, SENT, REROUTED = DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.REROUTED
 WHY = "asked for"
@@ -254,8 +256,7 @@ def while_locked(ledger: Ledger, lock: Callable[[Connection], object], act: Call
     with ThreadPoolExecutor(1) as pool, ledger.database.write() as connection:
         lock(connection)
         result = pool.submit(act)
-        is_waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        wait_until(lambda: result.done() or ledger.rows(is_waiting) != [(0,)])
+        wait_until(lambda: result.done() or ledger.rows(LOCKED) != [(0,)])
         connection.commit()
         return result.result()
 
@@ -302,3 +303,25 @@ def test_originals_that_a_purge_is_about_to_delete_are_not_promised(ledger: Ledg
 
     with pytest.raises(OperationRefused, match="purged"):
         while_locked(ledger, purge, lambda: ledger.operations.resend_originals(delivery_id, WHY))
+
+
+def test_two_receivers_that_take_objects_of_two_series_do_not_lock_each_other_out(ledger: Ledger) -> None:
+    need_postgresql(ledger)
+    association = ledger.associate()
+    for series in ("1", "2"):
+        ledger.receive(association, 1, series=series)
+    objects = [received(association, 2, series=series) for series in ("2", "1")]
+
+    def touch(connection: Connection, series: str) -> None:
+        connection.execute(update(arrival).where(arrival.c.series_instance_uid == f"1.2.{series}").values(route="r"))
+
+    with ThreadPoolExecutor(1) as pool, ledger.database.write() as connection:
+        touch(connection, "1")
+        result = pool.submit(ledger.reception.record_all, objects)
+        wait_until(lambda: result.done() or ledger.rows(LOCKED) != [(0,)])
+        touch(connection, "2")
+        connection.commit()
+        assert [one.outcome for one in result.result()] == [RecordOutcome.NEW] * 2
+    # In the order in which they were asked for.
+    keys = [ledger.rows(f"SELECT key FROM instance WHERE id = {one.instance_id}")[0][0] for one in result.result()]
+    assert keys == [one.key for one in objects]
