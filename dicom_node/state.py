@@ -32,8 +32,8 @@ _DATA_DIR_ADVICE = {
     errno.EACCES: "give it to the user that runs the node",
     errno.EPERM: "give it to the user that runs the node",
     errno.EROFS: "mount its file system for writing, or name another node.data_dir",
-    errno.EEXIST: "a file is in its place: name another node.data_dir",
-    errno.ENOTDIR: "a file is in its place: name another node.data_dir",
+    errno.EEXIST: "what lies there is no folder; name another node.data_dir",
+    errno.ENOTDIR: "what lies there is no folder; name another node.data_dir",
     errno.EIO: "its disk fails: see the kernel's log",
 }
 

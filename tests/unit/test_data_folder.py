@@ -13,8 +13,11 @@ from dicom_node.state import EXIT_DATA_DIR, StartRefused, open_state
 @pytest.mark.parametrize(
     ("make", "advice"),
     [
-        (lambda path: path.write_text("a file"), "a file is in its place: name another node.data_dir"),
-        (lambda path: path.symlink_to(path.parent / "gone" / "away"), "correct node.data_dir"),
+        (lambda path: path.write_text("a file"), "what lies there is no folder; name another node.data_dir"),
+        (
+            lambda path: path.symlink_to(path.parent / "gone" / "away"),
+            "what lies there is no folder; name another node.data_dir",
+        ),
     ],
     ids=["a file", "a link to nowhere"],
 )
