@@ -131,11 +131,11 @@ class CommitmentJobs:
 
     def drop(self) -> None:
         """Wait no more for destinations that are still there, and are not to commit any more."""
-        silent = [
-            entry.name for entry in self._settings.destinations if getattr(entry, "commitment", None) is None
-        ]
+        silent = [entry.name for entry in self._settings.destinations if getattr(entry, "commitment", None) is None]
         for delivery_id in self._ledger.drop(silent):
-            log.warning("Commitment is not waited for any more: the settings ask for none", extra={"delivery": delivery_id})
+            log.warning(
+                "Commitment is not waited for any more: the settings ask for none", extra={"delivery": delivery_id}
+            )
 
     def _request(self, association: Association, transaction: Transaction, retry: RetrySettings) -> None:
         ds = build_request(transaction.transaction_uid, transaction.references)

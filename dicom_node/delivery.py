@@ -254,13 +254,17 @@ class _Attempt:
             if standings.note_answer(name):
                 log.info("Destination answers again", extra={"destination": name})
         # Without a failure nothing is left to try: an object that no peer takes was refused for good.
-        elif self._silences and self.failures and standings.note_silence(
-            name,
-            self._delivery.delivery_id,
-            self.failures[0],
-            sent_something=Silence.LOST in self._silences,
-            limit=self._settings.breaker.failures,
-            probe_in_s=self._settings.breaker.probe_every_s,
+        elif (
+            self._silences
+            and self.failures
+            and standings.note_silence(
+                name,
+                self._delivery.delivery_id,
+                self.failures[0],
+                sent_something=Silence.LOST in self._silences,
+                limit=self._settings.breaker.failures,
+                probe_in_s=self._settings.breaker.probe_every_s,
+            )
         ):
             log.error(
                 "Destination is down",

@@ -214,9 +214,7 @@ class CommitmentRequestLedger:
         now = self._database.now()
         # A request may name thousands, and is looked at again and again: only what was found is written.
         with self._database.read() as connection:
-            request = connection.execute(
-                select(commitment_request).where(commitment_request.c.id == request_id)
-            ).one()
+            request = connection.execute(select(commitment_request).where(commitment_request.c.id == request_id)).one()
             if request.state != RequestState.WAITING.value:
                 return bool(request.state == RequestState.DECIDED.value)
             items = connection.execute(
@@ -243,9 +241,7 @@ class CommitmentRequestLedger:
                 return False
             connection.execute(
                 update(commitment_request)
-                .where(
-                    commitment_request.c.id == request_id, commitment_request.c.state == RequestState.WAITING.value
-                )
+                .where(commitment_request.c.id == request_id, commitment_request.c.state == RequestState.WAITING.value)
                 .values(state=RequestState.DECIDED.value, decided_at=now, next_attempt_at=now)
             )
             return True
@@ -334,7 +330,8 @@ def judge_instances(
 
 def _received(connection: Connection, uids: Sequence[str]) -> dict[str, Any]:
     """Return, by SOP Instance UID, the newest received instance, or the one that stands for it."""
-    query = select(instance, arrival.c.state.label("arrival_state")).join(arrival, arrival.c.id == instance.c.arrival_id)
+    state = arrival.c.state.label("arrival_state")
+    query = select(instance, state).join(arrival, arrival.c.id == instance.c.arrival_id)
     newest = {
         row.sop_instance_uid: row
         for row in connection.execute(

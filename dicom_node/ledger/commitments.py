@@ -228,9 +228,7 @@ class CommitmentLedger:
         """
         waiting = (
             select(delivery.c.id)
-            .where(
-                delivery.c.destination.in_(list(destinations)), delivery.c.state == DeliveryState.COMMITTING.value
-            )
+            .where(delivery.c.destination.in_(list(destinations)), delivery.c.state == DeliveryState.COMMITTING.value)
             .order_by(delivery.c.id)
             .limit(500)
         )

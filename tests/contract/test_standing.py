@@ -1,4 +1,4 @@
-"""The care for destinations that are down: what a probe has to find, and what an operator's hold means to a failover."""
+"""The care for destinations that are down: what a probe has to find, and that no failover gets round a hold."""
 
 from __future__ import annotations
 
