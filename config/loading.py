@@ -69,8 +69,9 @@ def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Se
             (Fault(path="(file)", value=str(file), allowed="there is no such file; `dicom-node init DIR` writes one"),),
         ) from None
     except (OSError, UnicodeDecodeError) as error:
+        said = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
         raise InvalidSettings(
-            file, (Fault(path="(file)", value=str(file), allowed=f"the file can't be read ({error})"),)
+            file, (Fault(path="(file)", value=str(file), allowed=f"the file can't be read ({said})"),)
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(
@@ -152,6 +153,9 @@ def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Set
 def _schema_faults(error: ValidationError) -> list[Fault]:
     faults: dict[tuple[str, str], Fault] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            # It has items, and each is at fault: that is told of them.
+            continue
         # A union reports one error per alternative; its tail in `loc` names the alternative, not a setting.
         loc = tuple(part for part in _without_kind(detail["loc"]) if not _names_alternative(part))
         path = _dotted(loc[:-1] if detail["loc"][-1] == "[key]" else loc)

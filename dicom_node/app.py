@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,13 +123,22 @@ def only_one(data_dir: Path, role: str) -> Iterator[None]:
 def supervise(settings: Settings, file: Path) -> int:
     """Run every role of this machine as processes of their own; returns the exit code."""
     configure_logging(settings.logging, "node")
-    base = [sys.executable, "-m", "dicom_node", "run", "-c", str(file), "--supervised", "--role"]
+    base = role_command(file)
     roles = [Role(name="receiver", command=[*base, "receiver"], fatal_codes=FATAL_CODES)]
     roles += [
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
         for n in range(settings.node.workers)
     ]
     return Supervisor(roles, drain_s=settings.node.drain_s).run()
+
+
+def role_command(file: Path) -> list[str]:
+    """Return the command for a role of this node, whose name is to follow, and let children find this program."""
+    home, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
+    if home != sysconfig.get_path("purelib") and home not in (given or "").split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join([home, given] if given else [home])
+    # -P: not from the folder that the node is started in. What lies there by chance, or by malice, is not imported.
+    return [sys.executable, "-P", "-m", "dicom_node", "run", "-c", str(file), "--supervised", "--role"]
 
 
 def end_with_supervisor() -> None:

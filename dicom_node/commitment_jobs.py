@@ -27,6 +27,7 @@ from dicom_node.upper_layer import RequestedAssociation
 log = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
+_DROP_PERIOD_S: Final = 60.0
 REPORT_RETRY: Final = RetrySettings(initial_delay_s=10.0, factor=2.0, max_delay_s=900.0)
 """How a report that a modality did not take is tried again."""
 
@@ -35,12 +36,13 @@ class CommitmentJobs:
     """The jobs of one worker; each may run in every worker at once, and end at any moment: the ledger has it all."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, clock: Callable[[], float] = time.time, rng: random.Random
+        self, settings: Settings, database: Database, *, clock: Callable[[], float] | None = None, rng: random.Random
     ) -> None:
         self._settings = settings
         self._ledger = CommitmentLedger(database)
         self._requests = CommitmentRequestLedger(database)
-        self._clock = clock
+        # That of the ledger, by which requests were received: this machine's may be another.
+        self._clock = clock or database.now
         self._rng = rng
         self._failures: dict[str, int] = {}
         self._database = database
@@ -59,7 +61,8 @@ class CommitmentJobs:
             for entry in sources
         ]
         decide = [("commitment requests", self.decide, _PERIOD_S)] if sources else []
-        return [*ask, *decide, *report]
+        drop = [("commitments that nobody asks for any more", self.drop, _DROP_PERIOD_S)]
+        return [*ask, *decide, *report, *drop]
 
     # -- as SCU ---------------------------------------------------------------------------------
 
@@ -102,6 +105,14 @@ class CommitmentJobs:
             )
             for transaction in left:
                 self._ledger.request_failed(transaction.transaction_uid, reason, retry_in_s=retry_in_s)
+
+    def drop(self) -> None:
+        """Wait no more for destinations that are still there, and are not to commit any more."""
+        silent = [entry.name for entry in self._settings.destinations if getattr(entry, "commitment", None) is None]
+        for delivery_id in self._ledger.drop(silent):
+            log.warning(
+                "Commitment is not waited for any more: the settings ask for none", extra={"delivery": delivery_id}
+            )
 
     def _speaker(self, peer: CommitmentPeer) -> CommitmentScp:
         """Return what answers the destination on our association: it may bring its own reports there, and no more."""

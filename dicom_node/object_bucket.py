@@ -118,6 +118,12 @@ class BucketKeeper:
             for link in links:
                 link.unlink(missing_ok=True)
 
+    def forget(self, key: str) -> bool:
+        require_key(key)
+        had_one = self._cache.find(key) is not None
+        self._cache.drop(key)
+        return had_one
+
     def size(self, key: str) -> int | None:
         require_key(key)
         try:

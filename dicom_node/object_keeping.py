@@ -40,6 +40,9 @@ class ObjectKeeper(Protocol):
     def held(self) -> AbstractContextManager[Callable[[str], Path]]:
         """Return a `path` whose files stay until the block ends."""
 
+    def forget(self, key: str) -> bool:
+        """Drop what `path` gives if that is only a copy; True if it was, so that the next one comes from the origin."""
+
     def size(self, key: str) -> int | None:
         """Return the bytes of the whole object; None if there is none."""
 
@@ -118,6 +121,10 @@ class FolderKeeper:
     @contextlib.contextmanager
     def held(self) -> Iterator[Callable[[str], Path]]:
         yield self.path
+
+    def forget(self, key: str) -> bool:
+        require_key(key)
+        return False
 
     def size(self, key: str) -> int | None:
         try:

@@ -26,6 +26,17 @@ log = logging.getLogger(__name__)
 # SQLite opens its log's index with 32 KB, and the log itself a page at a time.
 _NO_ROOM = 1 << 20
 
+_DATA_DIR_ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EACCES: "give it to the user that runs the node",
+    errno.EPERM: "give it to the user that runs the node",
+    errno.EROFS: "mount its file system for writing, or name another node.data_dir",
+    errno.EEXIST: "what lies there is no folder; name another node.data_dir",
+    errno.ENOTDIR: "what lies there is no folder; name another node.data_dir",
+    errno.EIO: "its disk fails: see the kernel's log",
+}
+
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
 EXIT_USAGE = 2
@@ -134,8 +145,7 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
             f"{error} ({place} does not answer): check [storage], and the credentials in the environment", EXIT_DATA_DIR
         ) from error
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "make room on its disk" if is_full else "give it to the user that runs the node"
+        advice = _DATA_DIR_ADVICE.get(error.errno or 0, "correct node.data_dir")
         raise StartRefused(
             f"{error.filename or data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error

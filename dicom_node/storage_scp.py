@@ -35,7 +35,6 @@ from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources
 from dicom_node.fault_points import fault_point
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
-from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
 from dicom_node.pace import Pace
@@ -287,7 +286,7 @@ class StorageScp:
         kept = self._ledger.find_stored(instance_id)
         if kept is None:
             return again.key
-        examined = examine(self._store.path(kept.key), kept)
+        _, examined = self._store.examine(kept.key, kept)
         if examined.is_sound:
             return again.key
         new = StoredFile(key=again.key, size=again.size, dataset_offset=again.dataset_offset, digest=again.digest)

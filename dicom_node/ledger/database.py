@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -362,6 +363,13 @@ def cut(reason: str | None) -> str | None:
     """Return `reason` as it fits its column: cut, and without what some database stores in no text."""
     # It may quote an attribute or a peer. PostgreSQL takes no NUL, and no database half of a surrogate pair.
     return None if reason is None else reason[:1024].replace("\0", "?").encode(errors="replace").decode()
+
+
+def insert_once(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT without effect where the row is there, even if another process inserts it at this moment."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def check_reachable(database: Database) -> None:

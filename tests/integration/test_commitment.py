@@ -470,3 +470,21 @@ def test_a_source_without_commitment_has_no_context_for_it(
     bench = Bench(tmp_path, pacs.port, source=False)
     assert modality.ask(bench.receiver.port, "2.25.1", "1.2.3") is None
     bench.close()
+
+
+def test_a_destination_that_is_to_commit_no_more_holds_nothing_back(bench: Bench, pacs: MockCommitmentPacs) -> None:
+    delivery_id = bench.sent()
+    bench.jobs.ask("pacs")
+    pacs.wait_for(0)
+    # Still in the settings, still asked.
+    bench.jobs.drop()
+    assert bench.state(delivery_id) is COMMITTING
+    (entry,) = bench.settings.dicom_destinations
+    # Taken out of the settings altogether nobody knows what it was to do.
+    bench.settings = bench.settings.model_copy(update={"destinations": ()})
+    bench.new_jobs().drop()
+    assert bench.state(delivery_id) is COMMITTING
+    without = entry.model_copy(update={"commitment": None})
+    bench.settings = bench.settings.model_copy(update={"destinations": (without,)})
+    bench.new_jobs().drop()
+    assert bench.state(delivery_id) is DeliveryState.SENT

@@ -47,6 +47,11 @@ def test_every_fault_is_named_at_once_with_path_value_and_what_is_allowed() -> N
     assert "routes[0].send" in faults
 
 
+def test_a_list_whose_items_are_at_fault_is_not_called_empty() -> None:
+    faults = faults_of({"sources": [{"name": "room", "ae_titles": ["XRAY1"], "hosts": ["10.0.0.300"]}]})
+    assert list(faults) == ["sources[0].hosts[0]"]
+
+
 @pytest.mark.parametrize("title", ["", "   ", "back\\slash", "tab\tbed", "Ümlaut"])
 def test_ae_titles_that_dicom_does_not_allow_are_refused(title: str) -> None:
     assert "node.ae_title" in faults_of({"node": {"ae_title": title}})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.app import role_command
 from dicom_node.supervisor import MAX_DELAY_S, Role, Supervisor, restart_delay_s
 
 # Stops in order on SIGTERM, or when its standard input ends, as the node's roles do.
@@ -113,3 +114,15 @@ def test_a_child_that_fails_again_and_again_waits_longer_up_to_a_bound() -> None
     assert delays[0] == 0.0
     assert delays == sorted(delays)
     assert delays[-1] == MAX_DELAY_S
+
+
+def test_a_role_imports_nothing_from_the_folder_that_the_node_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    (tmp_path / "typer.py").write_text("raise SystemExit(77)")
+    done = subprocess.run(
+        [*role_command(tmp_path / "node.toml"), "nobody"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    # The program itself says so.
+    assert (done.returncode, "nobody" in done.stderr) == (2, True)
