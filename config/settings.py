@@ -115,6 +115,13 @@ class NodeSettings(_Table):
         "",
         description='Ledger and workflow database: empty for SQLite files in data_dir, or "postgresql://user:password@host/db".',
     )
+    database_timeout_s: float = Field(
+        15.0,
+        ge=0.5,
+        le=300,
+        description="Longest wait for an answer of the database, or for a lock on it that another program has, in "
+        "seconds; beyond it an object is answered A700, and work waits.",
+    )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that this machine runs.")
     drain_s: Seconds = Field(
         30.0, description="Time that a stop waits for associations and images in progress, in seconds."

@@ -198,8 +198,11 @@ class InstanceStore:
                     raise UnknownObject(f"the instance store has no object {subject}") from error
                 self._keeper.set_apart(subject, stored.key)
         fault_point("quarantine.moved")
-        with _out_of_resources():
+        try:
             self._keeper.explain(stored.key, reason)
+        except (OSError, OutOfResources) as error:
+            # The ledger has the reason too; a sender that is told to try again would fill quarantine with copies.
+            log.error("No reason could be put beside an object", extra={"key": stored.key, "reason": str(error)})
         return stored
 
     def keys(self) -> Iterator[str]:

@@ -7,13 +7,14 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from dbos import DBOS
+from dbos import DBOS, DBOSClient
 from pydicom.dataset import Dataset
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
@@ -26,12 +27,13 @@ from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import DiskCare
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
-from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
+from dicom_node.errors import LedgerUnavailable, UnsupportedPixels, describe
 from dicom_node.fault_points import fault_point
+from dicom_node.hand_over import hand_over
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
-from dicom_node.ledger.database import bounded_url, reopen_after_faults
+from dicom_node.ledger.database import bounded_engine_options, bounded_url, reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.ledger.operations import OperationLedger
@@ -58,6 +60,8 @@ log = logging.getLogger(__name__)
 
 # Fixed, so that an upgraded node takes up what the old one left. To be raised with a workflow whose steps changed.
 WORKFLOW_VERSION = "1"
+# For each of the last parts of a stop; the supervisor waits 10 s longer than for the drain.
+_END_S = 4.0
 
 
 def run_worker(settings: Settings, number: int) -> int:
@@ -82,6 +86,9 @@ def run_worker(settings: Settings, number: int) -> int:
             config={
                 "name": "lowdose-node",
                 "system_database_url": workflow_database_url(settings),
+                "db_engine_kwargs": bounded_engine_options(
+                    workflow_database_url(settings), settings.node.database_timeout_s
+                ),
                 "application_version": WORKFLOW_VERSION,
                 "executor_id": name,
                 "log_level": "ERROR",
@@ -105,14 +112,54 @@ def run_worker(settings: Settings, number: int) -> int:
             scheduler.start()
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
-            scheduler.shutdown(wait=True)
+            # Whatever waits for a database that is away must not hold up the end.
+            _within(settings.node.drain_s, "the jobs", lambda: scheduler.shutdown(wait=True))
             if not workflows.finish_in_hand(settings.node.drain_s):
-                log.warning("Stopped with work in hand; it is taken up at the next start")
-            DBOS.destroy()
+                log.warning("Stopped with work in hand; others take it up, or the next start")
+            _within(_END_S, "the workflow engine", DBOS.destroy)
+            _within(_END_S, "the handing over", lambda: _hand_over(settings, state, name, workflows.counted))
     logging.shutdown()
     # Threads of the engine that still work, or wait for a turn, would hold up the end of the interpreter.
     sys.stderr.flush()
     os._exit(EXIT_OK)
+
+
+def _within(seconds: float, what: str, end: Callable[[], object]) -> None:
+    """Run a part of the stop, and go on without it where it takes too long or fails: nothing depends on it."""
+
+    def run() -> None:
+        try:
+            end()
+        except Exception as error:
+            # The top of this thread: what is left undone is found by others, by this worker's absence.
+            log.warning("A part of the stop failed", extra={"part": what, "reason": describe(error)})
+
+    thread = threading.Thread(target=run, name=f"stop-{what}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("A part of the stop took too long", extra={"part": what, "seconds": seconds})
+
+
+def _hand_over(settings: Settings, state: State, executor: str, counted: Collection[int]) -> None:
+    engine = workflow_engine(settings)
+    try:
+        client = DBOSClient(system_database_engine=engine, retry_connection_errors=False)
+        hand_over(
+            client,
+            executor,
+            arrivals=ArrivalLedger(state.database),
+            deliveries=DeliveryLedger(state.database),
+            counted=counted,
+        )
+    finally:
+        engine.dispose()
+
+
+def workflow_engine(settings: Settings) -> Engine:
+    """Return connections to the workflow engine's database, for those who are not the engine."""
+    url = workflow_database_url(settings)
+    return create_engine(url, **bounded_engine_options(url, settings.node.database_timeout_s))
 
 
 def workflow_database_url(settings: Settings) -> str:

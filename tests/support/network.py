@@ -294,13 +294,14 @@ def running_receiver(
     *,
     store: InstanceStore | None = None,
     ledger_type: type[ReceptionLedger] = ReceptionLedger,
+    database: Database | None = None,
     sources: Sequence[SourceSettings] | None = None,
     tls: TlsSettings | None = None,
     **changes: object,
 ) -> Iterator[RunningReceiver]:
-    """Run a receiver in `folder`; `changes` are settings of the receiver table."""
+    """Run a receiver in `folder`, on SQLite there without `database`; `changes` are settings of the receiver table."""
     folder.mkdir(parents=True, exist_ok=True)
-    database = Database(ledger_url("", folder))
+    database = database or Database(ledger_url("", folder))
     database.create()
     ledger = ledger_type(database, receiver="test")
     settings = receiver_settings(folder, sources=sources, tls=tls, **changes)
