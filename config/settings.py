@@ -63,6 +63,13 @@ def _host_rule(value: str) -> str:
     return text
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip(), strict=False))
+    except ValueError:
+        raise ValueError('an address, or a network such as "10.1.0.0/28"') from None
+
+
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     for name, count in Counter(names).items():
         if count > 1:
@@ -88,6 +95,7 @@ def _name(value: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostRule = Annotated[str, AfterValidator(_host_rule)]
+Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -166,6 +174,11 @@ class ReceiverSettings(_Table):
         1024,
         ge=0,
         description="Free space of data_dir under which associations are refused as transient, in megabytes.",
+    )
+    proxy_protocol_from: tuple[Network, ...] = Field(
+        (),
+        description="Addresses or networks of load balancers that say for whom they connect, by the PROXY protocol "
+        "version 2; a connection from there without it is closed. Nobody else is believed.",
     )
 
 

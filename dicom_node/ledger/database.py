@@ -287,7 +287,7 @@ def _remembering_silence(engine: Engine, answer_within_s: float) -> Engine:
 
     A receiver that is cut off from the database can then say so at once to every modality, which tries another.
     """
-    from dicom_node.ledger.bounded_connection import SilentServer, connect_bounded
+    from dicom_node.ledger.bounded_connection import connect_bounded
 
     silent_until = 0.0
 
@@ -305,12 +305,6 @@ def _remembering_silence(engine: Engine, answer_within_s: float) -> Engine:
             if time.monotonic() - begun > _SILENCE_S:
                 silent_until = time.monotonic() + _REMEMBER_S
             raise
-
-    @event.listens_for(engine, "handle_error")
-    def _silent(context: ExceptionContext) -> None:
-        nonlocal silent_until
-        if isinstance(context.original_exception, SilentServer):
-            silent_until = time.monotonic() + _REMEMBER_S
 
     return engine
 
