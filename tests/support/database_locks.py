@@ -32,7 +32,8 @@ def _locked(file: Path) -> Iterator[None]:
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         if process.stdout.readline() != b"locked\n":
             raise RuntimeError(f"{file} could not be locked")
