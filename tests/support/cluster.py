@@ -106,8 +106,18 @@ class Relay:
 class Machine:
     """One machine: a receiver or a worker, started by `dicom-node run --role`."""
 
-    def __init__(self, folder: Path, name: str, role: str, tables: Mapping[str, Any], database: Relay) -> None:
-        self.name, self.role, self.database = name, role, database
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        role: str,
+        tables: Mapping[str, Any],
+        database: Relay | None = None,
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.name, self.role, self._database = name, role, database
+        self._prefix = tuple(prefix)
         self.port: int = tables["node"]["port"]
         self.file = folder / "node.toml"
         self._log = folder / "log.txt"
@@ -121,13 +131,25 @@ class Machine:
                 lines += [f"{key} = {toml_value(setting)}" for key, setting in one.items()]
         self.file.write_text("\n".join(lines) + "\n")
 
+    @property
+    def database(self) -> Relay:
+        """The machine's way to the database."""
+        assert self._database is not None
+        return self._database
+
+    @property
+    def pid(self) -> int:
+        """Number of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the machine; `wait` says when it is up."""
         self._environment.update(environment or {})
         self._seen = self.log().count(self._sign)
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [PYTHON, "-m", "dicom_node", "run", "-c", str(self.file), "--role", self.role],
+                [*self._prefix, PYTHON, "-m", "dicom_node", "run", "-c", str(self.file), "--role", self.role],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -182,6 +204,8 @@ class Cluster:
         Of an empty PostgreSQL database on the loopback interface.
     storage
         The table of the settings; without it, a folder that all share.
+    node
+        Further settings of each machine's table `node`.
     """
 
     def __init__(
@@ -194,8 +218,10 @@ class Cluster:
         workers: int = 3,
         storage: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        node: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
+        self.data_dir: Path = folder / "objects"
         self.url = database_url
         self._environment = dict(environment or {})
         server = int(database_url.rsplit(":", 1)[1].split("/")[0])
@@ -214,6 +240,7 @@ class Cluster:
                         "database_url": database_url.replace(f":{server}/", f":{cable.port}/"),
                         "drain_s": 10,
                         "dead_after_s": DEAD_AFTER_S,
+                        **(node or {}),
                     },
                     "receiver": {"min_free_mb": 16, "network_timeout_s": 15},
                     "storage": dict(storage or {"folder": str(folder / "objects")}),

@@ -160,8 +160,10 @@ class Response:
 class RawPeer:
     """An association requestor that sends whatever it is told."""
 
-    def __init__(self, port: int, *, timeout_s: float = 15.0, context: ssl.SSLContext | None = None) -> None:
-        self.sock = socket.create_connection((LOOPBACK, port), timeout=timeout_s)
+    def __init__(
+        self, port: int, *, timeout_s: float = 15.0, context: ssl.SSLContext | None = None, host: str = LOOPBACK
+    ) -> None:
+        self.sock = socket.create_connection((host, port), timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             self.sock = context.wrap_socket(self.sock, server_hostname=LOOPBACK)
