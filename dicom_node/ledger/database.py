@@ -31,6 +31,7 @@ _SILENCE_S = 1.0
 _REMEMBER_S = 5.0
 # The server ends a statement that takes too long; where nothing comes so long after that, it is silent.
 _AFTER_SERVER_S = 3.0
+_PATIENCE_S = 120.0
 # A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
 _CONNECTION = {
     "connect_timeout": 3,
@@ -64,11 +65,12 @@ def bounded_engine_options(url: str, timeout_s: float) -> dict[str, Any]:
     """
     if not url.startswith("postgresql"):
         return {}
-    plain = make_url(url).set(drivername="postgresql").render_as_string(False)
+    parsed = make_url(url)
+    arguments, options = parsed.get_dialect()().create_connect_args(parsed)
     # psycopg takes long to load, and a node on SQLite needs none of it.
     from dicom_node.ledger.bounded_connection import connect_bounded
 
-    return {"creator": lambda: connect_bounded(plain, answer_within_s=2 * timeout_s)}
+    return {"creator": lambda: connect_bounded(*arguments, answer_within_s=2 * timeout_s, **options)}
 
 
 class Database:
@@ -128,13 +130,13 @@ class Database:
         LedgerUnavailable
             If the database can't be reached, or belongs to a newer version.
         """
-        with self._translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection, _patiently(connection):
             if connection.dialect.name == "postgresql":
                 # Several machines may start on an empty database at once.
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
             schema.metadata.create_all(connection)
         self.set_clock()
-        with self.write() as connection:
+        with self.write() as connection, _patiently(connection):
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
             version = connection.scalar(select(schema.schema_version.c.version))
@@ -280,6 +282,21 @@ def _engine(url: str, timeout_s: float) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get("ledger_begin", "BEGIN IMMEDIATE"))
 
     return engine
+
+
+@contextmanager
+def _patiently(connection: Connection) -> Iterator[None]:
+    """Let the statements of a transaction take `_PATIENCE_S`: at a start others may be making the same tables."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    usual_s, driver.answer_within_s = driver.answer_within_s, _PATIENCE_S + _AFTER_SERVER_S
+    try:
+        connection.execute(text(f"SET LOCAL statement_timeout = {int(_PATIENCE_S * 1000)}"))
+        yield
+    finally:
+        driver.answer_within_s = usual_s
 
 
 def _remembering_silence(engine: Engine, answer_within_s: float) -> Engine:

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.bounded_connection import connect_bounded
-from dicom_node.ledger.database import Database, ledger_url
+from dicom_node.ledger.database import Database, bounded_engine_options, bounded_url, ledger_url
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, Recorded
 from dicom_node.rejections import LEDGER_UNAVAILABLE
 from tests.contract.conftest import received
@@ -186,3 +186,17 @@ def test_the_limits_are_those_of_the_settings(postgres: PostgresCluster, tmp_pat
             assert connection.connection.driver_connection.answer_within_s == 10  # type: ignore[union-attr]
     finally:
         database.close()
+
+
+@requires_postgres
+def test_the_workflow_engine_s_connections_are_bounded_too(postgres: PostgresCluster, tmp_path: Path) -> None:
+    url = bounded_url(ledger_url(postgres.create_database(), tmp_path))
+    engine = create_engine(url, **bounded_engine_options(url, 7))
+    try:
+        with engine.connect() as connection:
+            assert connection.connection.driver_connection.answer_within_s == 14  # type: ignore[union-attr]
+            assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "45s"
+            # It takes this one for an error that trying again can't help.
+            assert connection.scalar(text("SHOW statement_timeout")) == "0"
+    finally:
+        engine.dispose()

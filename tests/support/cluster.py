@@ -143,6 +143,11 @@ class Machine:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether that process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the machine; `wait` says when it is up."""
         self._environment.update(environment or {})
@@ -189,6 +194,11 @@ class Machine:
         """Wait for the machine to end by itself; returns its exit code."""
         assert self._process is not None
         return self._process.wait(START_S)
+
+    def close(self) -> None:
+        """Give back what it has, once it has ended."""
+        if self._database is not None:
+            self._database.close()
 
     def log(self) -> str:
         """Return what the machine has logged."""
@@ -250,18 +260,23 @@ class Cluster:
                     "routes": default_routes("pacs"),
                 }
                 self.machines[name] = Machine(folder / name, name, role, tables, cable)
-        self.balancer = Relay(*(m.port for m in self.machines.values() if m.role == "receiver"))
+        self.balancer: Relay | None = Relay(*(m.port for m in self.machines.values() if m.role == "receiver"))
 
     @property
     def port(self) -> int:
         """The port of the address in front."""
+        assert self.balancer is not None
         return self.balancer.port
 
     def __enter__(self) -> Self:
-        for machine in self.machines.values():
-            machine.start(self._environment)
-        for machine in self.machines.values():
-            machine.wait()
+        try:
+            for machine in self.machines.values():
+                machine.start(self._environment)
+            for machine in self.machines.values():
+                machine.wait()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -271,8 +286,9 @@ class Cluster:
             with contextlib.suppress(Exception):
                 machine.kill()
             print(f"-- {machine.name}\n{machine.log()[-3000:]}")
-            machine.database.close()
-        self.balancer.close()
+            machine.close()
+        if self.balancer is not None:
+            self.balancer.close()
 
     def rows(self, query: str) -> list[Any]:
         """Return the rows of a query on the ledger."""
