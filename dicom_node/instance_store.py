@@ -294,9 +294,17 @@ class IncomingObject:
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[memoryview]:
-        """Map the data set into memory for reading; it must not be empty."""
+        """Map the data set into memory for reading; it must not be empty.
+
+        Raises
+        ------
+        OutOfResources
+            If that can't be done; the object is discarded then.
+        """
+        with self._discarding():
+            mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         with (
-            mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+            mapping as mapped,
             memoryview(mapped) as whole,
             whole[self._dataset_offset :] as data_set,
         ):
