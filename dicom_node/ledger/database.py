@@ -252,7 +252,7 @@ def reopen_after_faults(target: Engine | type[Engine]) -> None:
 
 def _engine(url: str, timeout_s: float) -> Engine:
     if not url.startswith("sqlite"):
-        # A server that lives ends a statement that is slow, or waits for a lock, by itself: the connection stays usable.
+        # A server that lives ends a statement that is slow, or waits for a lock: the connection stays usable.
         options = f"{_CONNECTION['options']} -c statement_timeout={int(timeout_s * 1000)}"
         engine = create_engine(
             url,

@@ -42,14 +42,14 @@ class Balancer:
         What runs a command where the balancer is to be.
     """
 
-    def __init__(
-        self, folder: Path, *, bind: str, servers: Mapping[str, str], prefix: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, *, bind: str, servers: Mapping[str, str], prefix: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         text = documented_configuration()
         # Everything is as documented but where it listens, and which receivers there are.
         lines = [line for line in text.splitlines() if not re.match(r"\s*server ", line)]
-        (server,) = {re.sub(r"^\s*server \S+ \S+", "", line) for line in text.splitlines() if re.match(r"\s*server ", line)}
+        (server,) = {
+            re.sub(r"^\s*server \S+ \S+", "", line) for line in text.splitlines() if re.match(r"\s*server ", line)
+        }
         lines += [f"    server {name} {place}{server}" for name, place in servers.items()]
         self.file = folder / "haproxy.cfg"
         self.file.write_text(re.sub(r"bind \S+", f"bind {bind}", "\n".join(lines)) + "\n")

@@ -33,7 +33,9 @@ class Outage:
     moment: str
 
 
-OUTAGES = tuple(Outage(kind=kind, moment=moment) for kind in ("stopped", "silent") for moment in ("enhancing", "delivering"))
+OUTAGES = tuple(
+    Outage(kind=kind, moment=moment) for kind in ("stopped", "silent") for moment in ("enhancing", "delivering")
+)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Every call to the disk fails once, at the receiver and at a worker: in each case the answer is right, and nothing lost."""
+"""Every call to the disk fails once, at the receiver and at a worker: the answer is right, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ WRITING = tuple(
         (_receiver("fsync", "ledger.sqlite-wal", leaves=1), _worker("fsync", "ledger.sqlite-wal")),
     )
     for one in (receiver, worker)
-) + (
+)
+"""Calls that both roles make."""
+
+WORKFLOWS = (
     _worker("open", "workflows.sqlite-journal"),
     _worker("write", "workflows.sqlite"),
     _worker("fsync", "workflows.sqlite"),
@@ -148,8 +151,13 @@ def _run_case(node: RunningNode, disk: FailingDisk, case: DiskError, code: int, 
         wait_until(lambda: node.log().count("Worker runs") > runs, timeout_s=150, what=f"the restart after {what}")
         return []
     obj = read_part10(path)
-    with disk.failing(case.call, path=case.path, process=case.role, number=code):
-        status = _send(node, obj, case.sent)
+    # The association is there before: its own row is another matter.
+    with (
+        ModalityAssociation(node.port) as association,
+        disk.failing(case.call, path=case.path, process=case.role, number=code),
+    ):
+        status = _store(association, obj, case.sent)
+        association.release()
         try:
             # Something of a worker comes later.
             wait_until(lambda: disk.failed > 0, timeout_s=40, what=what)
@@ -166,15 +174,18 @@ def _run_case(node: RunningNode, disk: FailingDisk, case: DiskError, code: int, 
 
 def _send(node: RunningNode, obj: ReceivedObject, kind: str) -> int:
     with ModalityAssociation(node.port) as association:
-        if kind == "other":
-            command = store_rq(obj.sop_instance_uid + ".9", sop_class=CT)
-            association.send(pdu(4, pdv(5, 3, command)), pdu(4, pdv(5, 2, obj.data)))
-            status = association.response().status
-        else:
-            data = obj.data[: len(obj.data) // 2] if kind == "cut" else obj.data
-            status = association.store_object(dataclasses.replace(obj, data=data))
+        status = _store(association, obj, kind)
         association.release()
     return status
+
+
+def _store(association: ModalityAssociation, obj: ReceivedObject, kind: str) -> int:
+    if kind == "other":
+        command = store_rq(obj.sop_instance_uid + ".9", sop_class=CT)
+        association.send(pdu(4, pdv(5, 3, command)), pdu(4, pdv(5, 2, obj.data)))
+        return association.response().status
+    data = obj.data[: len(obj.data) // 2] if kind == "cut" else obj.data
+    return association.store_object(dataclasses.replace(obj, data=data))
 
 
 DISK_ERRORS = Scenario(
@@ -183,7 +194,7 @@ DISK_ERRORS = Scenario(
     "rename, unlink, truncate, at the receiver and at a worker, of objects, quarantine, ledger and workflows.",
     unit="failing calls",
     run=lambda folder, share: (
-        run_disk_errors(folder, (*READING, *REFUSED, *STARTING, *WRITING), (errno.EIO, errno.ENOSPC))
+        run_disk_errors(folder, (*READING, *REFUSED, *STARTING, *WRITING, *WORKFLOWS), (errno.EIO, errno.ENOSPC))
         if share
         else run_disk_errors(folder, (*READING[:4], *REFUSED))
     ),

@@ -1,4 +1,4 @@
-"""A worker is told to stop while it enhances or delivers: another one goes on with its work, before anybody misses it."""
+"""A worker is told to stop while it enhances or delivers: another one goes on, before anybody misses it."""
 
 from __future__ import annotations
 

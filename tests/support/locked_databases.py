@@ -41,7 +41,8 @@ def moment_query(moment: str, series: int) -> str:
     of_series = f"series_instance_uid = '{ROOT}.2.{series}'"
     if moment == "enhancing":
         return f"SELECT 1 FROM arrival WHERE state = 'enhancing' AND {of_series}"
-    return f"SELECT 1 FROM delivery JOIN arrival ON arrival.id = arrival_id WHERE delivery.state = 'sending' AND {of_series}"
+    joined = "delivery JOIN arrival ON arrival.id = arrival_id"
+    return f"SELECT 1 FROM {joined} WHERE delivery.state = 'sending' AND {of_series}"
 
 
 def run_locks(folder: Path, locks: Sequence[Lock], *, hold_s: float, timeout_s: float) -> Result:

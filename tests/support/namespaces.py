@@ -70,7 +70,20 @@ class Namespaces:
                 host = self._prefix + name
                 _ip("netns", "add", host)
                 _ip("-n", host, "link", "set", "lo", "up")
-                _ip("link", "add", "eth0", "netns", host, "type", "veth", "peer", "name", _port(name), "netns", self._hub)
+                _ip(
+                    "link",
+                    "add",
+                    "eth0",
+                    "netns",
+                    host,
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    _port(name),
+                    "netns",
+                    self._hub,
+                )
                 _ip("-n", self._hub, "link", "set", _port(name), "master", "br0", "up")
                 _ip("-n", host, "addr", "add", f"{address}/24", "dev", "eth0")
                 _ip("-n", host, "link", "set", "eth0", "up")

@@ -97,7 +97,9 @@ def plan_rounds(count: int, workers: int, seed: int) -> list[Round]:
         # Of the workers one is cut off, the others die; the receiver does the one and the other by turns.
         dead, mute = tuple(names[1:]), names[0]
         rounds.append(
-            Round(killed=(*dead, receiver), cut=(mute,)) if number % 2 == 0 else Round(killed=dead, cut=(mute, receiver))
+            Round(killed=(*dead, receiver), cut=(mute,))
+            if number % 2 == 0
+            else Round(killed=dead, cut=(mute, receiver))
         )
     return rounds
 
@@ -113,9 +115,7 @@ def run_namespaces(folder: Path, rounds: Sequence[Round], *, workers: int, image
     machines = ["receiver-1", "receiver-2", *(f"worker-{number}" for number in range(1, workers + 1))]
     with ExitStack() as stack:
         net = stack.enter_context(Namespaces(["postgres", "pacs", "balancer", "modality", *machines]))
-        postgres = stack.enter_context(
-            own_postgres(address=net.addresses["postgres"], prefix=net.prefix("postgres"))
-        )
+        postgres = stack.enter_context(own_postgres(address=net.addresses["postgres"], prefix=net.prefix("postgres")))
         with net.on("pacs"):
             pacs = stack.enter_context(MockScp(host=net.addresses["pacs"], delay_s=0.05))
         cluster = stack.enter_context(
