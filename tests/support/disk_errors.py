@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_node.disk_space import RESERVE_FILE
 from tests.support.disk_faults import FailingDisk
 from tests.support.fault_points import QUICK_SUPERVISOR
 from tests.support.kill_matrix import send_until_stored, wait_done
@@ -82,8 +83,10 @@ REFUSED = (
 """Objects that are not taken, whose way out fails."""
 
 STARTING = (
-    DiskError(role="worker", call="truncate", path="ledger.sqlite-shm", sent="restart"),
-    DiskError(role="worker", call="open", path="ledger.sqlite", sent="restart"),
+    DiskError(role="worker", call="open", path="ledger.sqlite-shm", sent="restart"),
+    DiskError(role="worker", call="read", path="ledger.sqlite", sent="restart"),
+    # Space that is held back for the ledger, which the worker takes when it starts.
+    DiskError(role="worker", call="truncate", path="/reserve", sent="restart"),
 )
 """A process that died starts again on a disk that fails; not `mkdir`, as its folders are there."""
 
@@ -144,6 +147,7 @@ def _run_case(node: RunningNode, disk: FailingDisk, case: DiskError, code: int, 
     if case.sent == "restart":
         name = "worker-0"
         runs = node.log().count("Worker runs")
+        (node.data_dir / RESERVE_FILE).unlink(missing_ok=True)
         with disk.failing(case.call, path=case.path, process=case.role, number=code):
             node.kill(name)
             wait_until(lambda: disk.failed > 0, timeout_s=90, what=what)

@@ -113,6 +113,10 @@ int posix_fallocate(int fd, off_t at, off_t n) {
     REAL("posix_fallocate", int (*)(int, off_t, off_t));
     return fails_on(CALL_TRUNCATE, fd) ? errno : real(fd, at, n);
 }
+int posix_fallocate64(int fd, off64_t at, off64_t n) {
+    REAL("posix_fallocate64", int (*)(int, off64_t, off64_t));
+    return fails_on(CALL_TRUNCATE, fd) ? errno : real(fd, at, n);
+}
 int ftruncate(int fd, off_t n) { REAL("ftruncate", int (*)(int, off_t)); return fails_on(CALL_TRUNCATE, fd) ? -1 : real(fd, n); }
 int ftruncate64(int fd, off64_t n) { REAL("ftruncate64", int (*)(int, off64_t)); return fails_on(CALL_TRUNCATE, fd) ? -1 : real(fd, n); }
 
