@@ -63,6 +63,13 @@ def _host_rule(value: str) -> str:
     return text
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip(), strict=False))
+    except ValueError:
+        raise ValueError('an address, or a network such as "10.1.0.0/28"') from None
+
+
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     for name, count in Counter(names).items():
         if count > 1:
@@ -88,6 +95,7 @@ def _name(value: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostRule = Annotated[str, AfterValidator(_host_rule)]
+Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -114,6 +122,13 @@ class NodeSettings(_Table):
     database_url: str = Field(
         "",
         description='Ledger and workflow database: empty for SQLite files in data_dir, or "postgresql://user:password@host/db".',
+    )
+    database_timeout_s: float = Field(
+        15.0,
+        ge=0.5,
+        le=300,
+        description="Longest wait for an answer of the database, or for a lock on it that another program has, in "
+        "seconds; beyond it an object is answered A700, and work waits.",
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that this machine runs.")
     drain_s: Seconds = Field(
@@ -159,6 +174,11 @@ class ReceiverSettings(_Table):
         1024,
         ge=0,
         description="Free space of data_dir under which associations are refused as transient, in megabytes.",
+    )
+    proxy_protocol_from: tuple[Network, ...] = Field(
+        (),
+        description="Addresses or networks of load balancers that say for whom they connect, by the PROXY protocol "
+        "version 2; a connection from there without it is closed. Nobody else is believed.",
     )
 
 

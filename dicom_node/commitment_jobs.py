@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import time
 from collections.abc import Callable
 from typing import Final
 

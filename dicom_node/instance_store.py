@@ -231,8 +231,11 @@ class InstanceStore:
                     raise UnknownObject(f"the instance store has no object {subject}") from error
                 self._keeper.set_apart(subject, stored.key)
         fault_point("quarantine.moved")
-        with _out_of_resources():
+        try:
             self._keeper.explain(stored.key, reason)
+        except (OSError, OutOfResources) as error:
+            # The ledger has the reason too; a sender that is told to try again would fill quarantine with copies.
+            log.error("No reason could be put beside an object", extra={"key": stored.key, "reason": str(error)})
         return stored
 
     def keys(self) -> Iterator[str]:
@@ -324,9 +327,17 @@ class IncomingObject:
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[memoryview]:
-        """Map the data set into memory for reading; it must not be empty."""
+        """Map the data set into memory for reading; it must not be empty.
+
+        Raises
+        ------
+        OutOfResources
+            If that can't be done; the object is discarded then.
+        """
+        with self._discarding():
+            mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         with (
-            mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+            mapping as mapped,
             memoryview(mapped) as whole,
             whole[self._dataset_offset :] as data_set,
         ):

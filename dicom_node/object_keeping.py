@@ -133,7 +133,10 @@ class FolderKeeper:
             return None
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        if key.startswith(QUARANTINED):
+            path.with_suffix(".txt").unlink(missing_ok=True)
 
     def set_apart(self, key: str, quarantined: str) -> None:
         source = self.path(key)

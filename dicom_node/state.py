@@ -122,13 +122,17 @@ def open_store(settings: Settings) -> InstanceStore:
 
 
 @contextmanager
-def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]:
+def open_state(
+    settings: Settings, *, thorough: bool = False, database_timeout_s: float | None = None
+) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
 
     Parameters
     ----------
     thorough
         Also have the database look for damage, which reads all of a SQLite file.
+    database_timeout_s
+        Longest wait for an answer of the database, in seconds, where that of the settings is too short.
 
     Raises
     ------
@@ -149,7 +153,10 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
         raise StartRefused(
             f"{error.filename or data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error
-    database = Database(ledger_url(settings.node.database_url, data_dir))
+    database = Database(
+        ledger_url(settings.node.database_url, data_dir),
+        timeout_s=database_timeout_s or settings.node.database_timeout_s,
+    )
     try:
         _open(database, data_dir)
         if thorough:

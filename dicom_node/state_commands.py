@@ -77,7 +77,11 @@ def verify(
     """
     if not deep and (skip_h is not None or rate_mb is not None):
         raise OperationRefused("--skip-checked-h and --mb-per-s belong to --deep: without it no file is read")
-    with open_state(load_settings(config)) as state, disk_reports.progress(shown=deep and not as_json) as on_progress:
+    with (
+        # Its queries read all of the ledger, and whoever runs it can stop it.
+        open_state(load_settings(config), database_timeout_s=3600) as state,
+        disk_reports.progress(shown=deep and not as_json) as on_progress,
+    ):
         found = verify_state(
             state.balance,
             state.store,

@@ -298,17 +298,23 @@ class StorageScp:
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)
         fault_point("quarantine.explained")
-        self._ledger.record_quarantined(
-            association_id=self._association_id,
-            key=stored.key,
-            size=stored.size,
-            dataset_offset=stored.dataset_offset,
-            digest=stored.digest,
-            reason=reason,
-            sop_class_uid=command.sop_class_uid,
-            sop_instance_uid=command.sop_instance_uid,
-            transfer_syntax_uid=context.transfer_syntax,
-        )
+        try:
+            self._ledger.record_quarantined(
+                association_id=self._association_id,
+                key=stored.key,
+                size=stored.size,
+                dataset_offset=stored.dataset_offset,
+                digest=stored.digest,
+                reason=reason,
+                sop_class_uid=command.sop_class_uid,
+                sop_instance_uid=command.sop_instance_uid,
+                transfer_syntax_uid=context.transfer_syntax,
+            )
+        except LedgerUnavailable as error:
+            # As in `_conclude`: the sender is told to try again, and each try would leave a copy.
+            if not error.may_be_committed:
+                self._store.delete(stored.key)
+            raise
 
 
 class _Reception:

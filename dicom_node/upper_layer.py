@@ -6,6 +6,7 @@ Everything runs in the calling thread; see `negotiation` and `data_phase` for th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import mmap
 import socket
@@ -472,6 +473,7 @@ def accept_association(
     acse_timeout_s: float,
     network_timeout_s: float,
     tls: RenewedContext | None = None,
+    peer: tuple[str, int] | None = None,
 ) -> AcceptedAssociation:
     """Negotiate the association that a peer requests on a new connection.
 
@@ -490,6 +492,8 @@ def accept_association(
         Longest silence on the established association; see `DataPhase`.
     tls
         Where given, the connection begins with a TLS handshake; it takes of the time for the request.
+    peer
+        Address and port of the peer, where that is not the other end of the connection.
 
     Raises
     ------
@@ -517,6 +521,8 @@ def accept_association(
             raise _no_request(association)
         association.requestor.primitive = received
         request = _association_request(association, received, sock)
+        if peer is not None:
+            request = dataclasses.replace(request, host=peer[0], port=peer[1])
         rejection = judge(request)
         if rejection is not None:
             association.acse.send_reject(rejection.result, rejection.source, rejection.reason)

@@ -19,9 +19,10 @@ from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger import schema
 from dicom_node.states import State, Transitions, advance
 
-BUSY_TIMEOUT_S = 15.0
+TIMEOUT_S = 15.0
+"""Longest wait for the database's answer, or for a lock that another has, where the settings say nothing else."""
 # SQLite with WAL and synchronous=FULL syncs the log at every commit (sqlite.org/pragma.html#pragma_synchronous).
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 _CREATING = 0x1D05E001
 TAKING_OVER = 0x1D05E002
@@ -29,6 +30,9 @@ TAKING_OVER = 0x1D05E002
 
 _SILENCE_S = 1.0
 _REMEMBER_S = 5.0
+# The server ends a statement that takes too long; where nothing comes so long after that, it is silent.
+_AFTER_SERVER_S = 3.0
+_PATIENCE_S = 120.0
 # A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
 _CONNECTION = {
     "connect_timeout": 3,
@@ -54,6 +58,22 @@ def bounded_url(url: str) -> str:
     return make_url(url).update_query_dict({k: str(v) for k, v in _CONNECTION.items()}).render_as_string(False)
 
 
+def bounded_engine_options(url: str, timeout_s: float) -> dict[str, Any]:
+    """Return what `create_engine` of the workflow engine takes for it to give up on a server that is silent.
+
+    Twice the ledger's time: the engine's own migrations take longer than our statements. The server is given no limit,
+    as the engine takes that error for one that trying again can't help.
+    """
+    if not url.startswith("postgresql"):
+        return {}
+    parsed = make_url(url)
+    arguments, options = parsed.get_dialect()().create_connect_args(parsed)
+    # psycopg takes long to load, and a node on SQLite needs none of it.
+    from dicom_node.ledger.bounded_connection import connect_bounded
+
+    return {"creator": lambda: connect_bounded(*arguments, answer_within_s=2 * timeout_s, **options)}
+
+
 class Database:
     """Transactions on the ledger.
 
@@ -64,10 +84,12 @@ class Database:
     clock
         Seconds since the epoch; tests give their own. Absent: on PostgreSQL, the server's clock, which all machines
         share.
+    timeout_s
+        Longest wait for an answer of the database, or for a lock that another has, in seconds.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, clock: Callable[[], float] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.engine = _engine(url, timeout_s)
         self._ahead_s = 0.0
         self._follows_server = clock is None and not url.startswith("sqlite")
         self._clock = clock or time.time
@@ -109,13 +131,13 @@ class Database:
         LedgerUnavailable
             If the database can't be reached, or belongs to a newer version.
         """
-        with self._translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection, _patiently(connection):
             if connection.dialect.name == "postgresql":
                 # Several machines may start on an empty database at once.
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
             schema.metadata.create_all(connection)
         self.set_clock()
-        with self.write() as connection:
+        with self.write() as connection, _patiently(connection):
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
             version = connection.scalar(select(schema.schema_version.c.version))
@@ -229,20 +251,21 @@ def reopen_after_faults(target: Engine | type[Engine]) -> None:
                     context.connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, timeout_s: float) -> Engine:
     if not url.startswith("sqlite"):
-        return _remembering_silence(
-            create_engine(
-                url,
-                pool_size=8,
-                max_overflow=64,
-                pool_pre_ping=True,
-                pool_timeout=BUSY_TIMEOUT_S,
-                connect_args=dict(_CONNECTION),
-            )
+        # A server that lives ends a statement that is slow, or waits for a lock: the connection stays usable.
+        options = f"{_CONNECTION['options']} -c statement_timeout={int(timeout_s * 1000)}"
+        engine = create_engine(
+            url,
+            pool_size=8,
+            max_overflow=64,
+            pool_pre_ping=True,
+            pool_timeout=timeout_s,
+            connect_args={**_CONNECTION, "options": options},
         )
+        return _remembering_silence(engine, timeout_s + _AFTER_SERVER_S)
     engine = create_engine(
-        url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
+        url, pool_size=8, max_overflow=128, pool_timeout=timeout_s, connect_args={"timeout": timeout_s}
     )
 
     reopen_after_faults(engine)
@@ -251,7 +274,7 @@ def _engine(url: str) -> Engine:
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own BEGIN comes too late and takes no write lock; ours is below.
         connection.isolation_level = None
-        for pragma in _PRAGMAS:
+        for pragma in (*_PRAGMAS, f"busy_timeout={int(timeout_s * 1000)}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -262,11 +285,28 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _remembering_silence(engine: Engine) -> Engine:
+@contextmanager
+def _patiently(connection: Connection) -> Iterator[None]:
+    """Let the statements of a transaction take `_PATIENCE_S`: at a start others may be making the same tables."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    usual_s, driver.answer_within_s = driver.answer_within_s, _PATIENCE_S + _AFTER_SERVER_S
+    try:
+        connection.execute(text(f"SET LOCAL statement_timeout = {int(_PATIENCE_S * 1000)}"))
+        yield
+    finally:
+        driver.answer_within_s = usual_s
+
+
+def _remembering_silence(engine: Engine, answer_within_s: float) -> Engine:
     """Let connections fail at once for a moment after one had no answer at all.
 
     A receiver that is cut off from the database can then say so at once to every modality, which tries another.
     """
+    from dicom_node.ledger.bounded_connection import connect_bounded
+
     silent_until = 0.0
 
     @event.listens_for(engine, "do_connect")
@@ -275,9 +315,9 @@ def _remembering_silence(engine: Engine) -> Engine:
         begun = time.monotonic()
         failure = dialect.loaded_dbapi.OperationalError
         if begun < silent_until:
-            raise failure("the database's server did not answer a moment ago")
+            raise failure("its server gave no answer a moment ago")
         try:
-            return dialect.connect(*arguments, **options)
+            return connect_bounded(*arguments, answer_within_s=answer_within_s, **options)
         except failure:
             # A server that refuses does so at once, and may be back at any time.
             if time.monotonic() - begun > _SILENCE_S:

@@ -73,6 +73,11 @@ class ProcessLedger:
         self._beaten_at: float | None = None
         self._steady_since = self._started_at
 
+    @property
+    def name(self) -> str:
+        """Name of this process."""
+        return self._name
+
     def join(self, pause: Callable[[float], None] = time.sleep) -> None:
         """Take the name, and say that this process is alive; before it does any work.
 

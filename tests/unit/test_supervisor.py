@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -107,6 +108,33 @@ def test_a_fatal_exit_code_stops_everything_and_is_passed_on() -> None:
             signal.signal(signum, handler)
     assert other.process is None
     assert time.monotonic() - begin < 15
+
+
+def test_a_fatal_exit_code_of_a_child_that_ran_before_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a worker that dies while the database is away: it can't start until that is back."""
+    monkeypatch.setattr("dicom_node.supervisor.STEADY_S", 0.5)
+    starts = tmp_path / "starts"
+    # The first one runs for longer than it takes to be steady, all others can't start.
+    code = (
+        f"import sys, time; first = not __import__('pathlib').Path({str(starts)!r}).exists();"
+        f"open({str(starts)!r}, 'a').write('x'); time.sleep(1.5 if first else 0); sys.exit(1 if first else 4)"
+    )
+    role = Role(name="r", command=[sys.executable, "-c", code], fatal_codes=frozenset({4}))
+    supervisor = Supervisor([role], drain_s=1)
+    previous = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    stopper = threading.Thread(
+        target=lambda: (wait_for(lambda: starts.exists() and len(starts.read_text()) >= 4), supervisor._stop.set())
+    )
+    stopper.start()
+    try:
+        assert supervisor.run() == 0
+    finally:
+        stopper.join(30)
+        for signum, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
+            signal.signal(signum, handler)
+    assert len(starts.read_text()) >= 4
 
 
 def test_a_child_that_fails_again_and_again_waits_longer_up_to_a_bound() -> None:
