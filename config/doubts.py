@@ -40,6 +40,8 @@ def doubts(settings: Settings) -> list[str]:
         *_empty_ranges(settings.routes),
         *_open_to_all(settings),
         *_never_committed(settings),
+        *_reports_in_the_clear(settings),
+        *_unlisted(settings),
     ]
 
 
@@ -88,6 +90,29 @@ def _never_committed(settings: Settings) -> Iterator[str]:
                     f"source {source.name} is told that no image that route {route.name} enhances is committed: its "
                     'original is not sent; add "original" to send, or set sources.commitment.originals = "replaced"'
                 )
+
+
+def _reports_in_the_clear(settings: Settings) -> Iterator[str]:
+    """Name the destinations for which somebody without a key could say that they have committed."""
+    if not settings.tls.enabled or settings.tls.only:
+        return
+    for entry in settings.dicom_destinations:
+        asked = entry.commitment
+        if entry.tls.enabled and asked is not None and asked.report_tls == "optional" and not asked.report_certificates:
+            yield (
+                f"destination {entry.name} is called over TLS, and its reports of commitment are taken without: what a "
+                'forged one names is deleted here in time; set report_tls = "required" in its commitment'
+            )
+
+
+def _unlisted(settings: Settings) -> Iterator[str]:
+    """Name the destinations that share the authorities of senders, and not their revocation lists."""
+    for entry in settings.dicom_destinations if settings.tls.crl is not None else ():
+        if entry.tls.enabled and entry.tls.ca == settings.tls.ca and entry.tls.crl is None:
+            yield (
+                f"destination {entry.name} has the same ca as [tls], and no crl: its certificate is looked up in no "
+                "revocation list; add crl to its tls"
+            )
 
 
 def _unreached(routes: tuple[RouteSettings, ...]) -> Iterator[str]:

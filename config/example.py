@@ -41,7 +41,7 @@ LISTS: dict[str, type[BaseModel]] = {
 }
 # Tables in these tables, each under its own heading.
 INNER: dict[str, dict[str, type[BaseModel]]] = {
-    "sources": {"commitment": SourceCommitmentSettings},
+    "sources": {"commitment": SourceCommitmentSettings, "commitment.tls": PeerTlsSettings},
     "destinations": {
         "retry": RetrySettings,
         "breaker": BreakerSettings,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.conditions import KINDS
-from config.settings import FALLBACK, DicomDestinationSettings, DicomwebDestinationSettings, Settings
+from config.environment import with_environment
+from config.settings import (
+    FALLBACK,
+    DicomDestinationSettings,
+    DicomwebDestinationSettings,
+    PeerTlsSettings,
+    Settings,
+)
 
 DESTINATION_KINDS: Mapping[str, Any] = {"dicom": DicomDestinationSettings, "dicomweb": DicomwebDestinationSettings}
 
@@ -40,11 +48,11 @@ class InvalidSettings(Exception):
         super().__init__(f"{file}: {len(faults)} fault(s): " + "; ".join(str(fault) for fault in faults))
 
 
-_TLS_FILES = ("certificate", "key", "ca")
+_TLS_FILES = ("certificate", "key", "ca", "crl")
 
 
-def load_settings(file: Path) -> Settings:
-    """Load and validate the settings in `file`.
+def load_settings(file: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Load and validate the settings in `file`; variables of the `environment` stand above it (`config.environment`).
 
     Relative paths in it are taken from the folder of the file.
 
@@ -61,14 +69,28 @@ def load_settings(file: Path) -> Settings:
             (Fault(path="(file)", value=str(file), allowed="there is no such file; `dicom-node init DIR` writes one"),),
         ) from None
     except (OSError, UnicodeDecodeError) as error:
+        said = "it is not text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
         raise InvalidSettings(
-            file, (Fault(path="(file)", value=str(file), allowed=f"the file can't be read ({error})"),)
+            file, (Fault(path="(file)", value=str(file), allowed=f"the file can't be read ({said})"),)
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettings(
             file, (Fault(path="(file)", value=str(file), allowed=f"this is not TOML: {error}"),)
         ) from error
-    return _with_whole_paths(parse_settings(raw, file), file.resolve().parent)
+    merged, from_environment = with_environment(raw, environment)
+    listed = [path for path in from_environment if isinstance(merged.get(path.partition(".")[0]), list)]
+    if listed:
+        allowed = "a table that stands in the file alone: unset this variable"
+        raise InvalidSettings(
+            file, tuple(Fault(path=from_environment[path], value="(environment)", allowed=allowed) for path in listed)
+        )
+    try:
+        settings = parse_settings(merged, file)
+    except InvalidSettings as error:
+        # Who looks for the fault in the file would not find it there.
+        named = tuple(replace(one, path=from_environment.get(one.path, one.path)) for one in error.faults)
+        raise InvalidSettings(file, named) from None
+    return _with_whole_paths(settings, file.resolve().parent)
 
 
 def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
@@ -77,22 +99,42 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
     def whole(path: Path | None) -> Path | None:
         return None if path is None else (folder / path).resolve()
 
+    def whole_peer(peer: PeerTlsSettings) -> PeerTlsSettings:
+        files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
+        if peer.enabled and peer.certificate is None:
+            files |= {"certificate": tls.certificate, "key": tls.key}
+        return peer.model_copy(update=files)
+
     tls = settings.tls.model_copy(update={name: whole(getattr(settings.tls, name)) for name in _TLS_FILES})
     destinations: list[DicomDestinationSettings | DicomwebDestinationSettings] = []
     for destination in settings.destinations:
         if isinstance(destination, DicomwebDestinationSettings):
             destinations.append(destination.with_whole_paths(folder))
             continue
-        peer = destination.tls
-        files = {name: whole(getattr(peer, name)) for name in _TLS_FILES}
-        if peer.enabled and peer.certificate is None:
-            files |= {"certificate": tls.certificate, "key": tls.key}
-        destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
+        asked = destination.commitment
+        if asked is not None and asked.tls is not None:
+            asked = asked.model_copy(update={"tls": whole_peer(asked.tls)})
+        destinations.append(destination.model_copy(update={"tls": whole_peer(destination.tls), "commitment": asked}))
+    sources = [
+        source
+        if source.commitment is None
+        else source.model_copy(
+            update={"commitment": source.commitment.model_copy(update={"tls": whole_peer(source.commitment.tls)})}
+        )
+        for source in settings.sources
+    ]
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
     backup = settings.backup.model_copy(update={"folder": whole(settings.backup.folder)})
     return settings.model_copy(
-        update={"node": node, "tls": tls, "storage": storage, "backup": backup, "destinations": tuple(destinations)}
+        update={
+            "node": node,
+            "tls": tls,
+            "storage": storage,
+            "backup": backup,
+            "sources": tuple(sources),
+            "destinations": tuple(destinations),
+        }
     )
 
 
@@ -113,6 +155,9 @@ def parse_settings(raw: Mapping[str, Any], file: Path = Path("(memory)")) -> Set
 def _schema_faults(error: ValidationError) -> list[Fault]:
     faults: dict[tuple[str, str], Fault] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            # It has items, and each is at fault: that is told of them.
+            continue
         # A union reports one error per alternative; its tail in `loc` names the alternative, not a setting.
         loc = tuple(part for part in _without_kind(detail["loc"]) if not _names_alternative(part))
         path = _dotted(loc[:-1] if detail["loc"][-1] == "[key]" else loc)
@@ -207,19 +252,24 @@ def _tls_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
     """Sources that ask for what the receiver does not have: TLS, or the certificates of senders."""
     tls = raw.get("tls")
     table: Mapping[str, Any] = tls if isinstance(tls, Mapping) else {}
-    for index, source in enumerate(_entries(raw, "sources")):
+    callers = [(f"sources[{n}].", "", entry) for n, entry in enumerate(_entries(raw, "sources"))]
+    callers += [
+        (f"destinations[{n}].commitment.", "report_", entry["commitment"])
+        for n, entry in enumerate(_entries(raw, "destinations"))
+        if isinstance(entry.get("commitment"), Mapping)
+    ]
+    for place, prefix, caller in callers:
         if not table.get("certificate"):
-            allowed = (
-                "certificate, key and ca in [tls] first: without them every association of this source is rejected"
-            )
-        elif table.get("client_certificates") == "none" and source.get("certificates"):
+            what = "association of this source" if not prefix else "report of this destination"
+            allowed = f"certificate, key and ca in [tls] first: without them every {what} is rejected"
+        elif table.get("client_certificates") == "none" and caller.get(f"{prefix}certificates"):
             allowed = 'client_certificates other than "none" in [tls]: nobody is asked for a certificate'
         else:
             continue
-        for name in ("tls", "certificates"):
-            value = source.get(name)
+        for name in (f"{prefix}tls", f"{prefix}certificates"):
+            value = caller.get(name)
             if value and value != "optional":
-                yield Fault(path=f"sources[{index}].{name}", value=repr(value), allowed=allowed)
+                yield Fault(path=f"{place}{name}", value=repr(value), allowed=allowed)
     node = raw.get("node")
     port = node.get("port", 11112) if isinstance(node, Mapping) else 11112
     if table.get("certificate") and not table.get("only") and table.get("port", 2762) == port:

@@ -63,6 +63,13 @@ def _host_rule(value: str) -> str:
     return text
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value.strip(), strict=False))
+    except ValueError:
+        raise ValueError('an address, or a network such as "10.1.0.0/28"') from None
+
+
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     for name, count in Counter(names).items():
         if count > 1:
@@ -88,6 +95,7 @@ def _name(value: str) -> str:
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 HostRule = Annotated[str, AfterValidator(_host_rule)]
+Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -114,6 +122,13 @@ class NodeSettings(_Table):
     database_url: str = Field(
         "",
         description='Ledger and workflow database: empty for SQLite files in data_dir, or "postgresql://user:password@host/db".',
+    )
+    database_timeout_s: float = Field(
+        15.0,
+        ge=0.5,
+        le=300,
+        description="Longest wait for an answer of the database, or for a lock on it that another program has, in "
+        "seconds; beyond it an object is answered A700, and work waits.",
     )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that this machine runs.")
     drain_s: Seconds = Field(
@@ -160,6 +175,11 @@ class ReceiverSettings(_Table):
         ge=0,
         description="Free space of data_dir under which associations are refused as transient, in megabytes.",
     )
+    proxy_protocol_from: tuple[Network, ...] = Field(
+        (),
+        description="Addresses or networks of load balancers that say for whom they connect, by the PROXY protocol "
+        "version 2; a connection from there without it is closed. Nobody else is believed.",
+    )
 
 
 class TlsSettings(_Table):
@@ -180,6 +200,17 @@ class TlsSettings(_Table):
         "required",
         description="Whether a sender must show a certificate (required), may (optional), or is not asked (none).",
     )
+    crl: Path | None = Field(
+        None,
+        description="PEM file with the revocation lists (CRL) of the authorities in ca; senders whose certificate is "
+        "in one are refused, and all of them once a list is overdue or missing. Read again when it changes. None: "
+        "nobody looks.",
+    )
+    crl_check: Literal["chain", "leaf"] = Field(
+        "chain",
+        description="Which certificates are looked up in the lists: that of the peer and of every authority above it "
+        "(chain; each authority needs a list), or that of the peer alone (leaf).",
+    )
     port: Port = Field(2762, description="TCP port on which the receiver listens for TLS, beside node.port.")
     only: bool = Field(False, description="Listen for TLS alone: node.port is not opened.")
     min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken: 1.2 or 1.3.")
@@ -189,6 +220,13 @@ class TlsSettings(_Table):
         le=3650,
         description="Days before a certificate expires, the node's or a destination's, from which on log, status and "
         "doctor warn.",
+    )
+    crl_warn_h: float = Field(
+        24.0,
+        ge=0,
+        le=8760,
+        description="Time before the next update of a revocation list is due, the node's or a peer's, from which on "
+        "log, status and doctor warn, in hours.",
     )
 
     @property
@@ -206,11 +244,13 @@ class TlsSettings(_Table):
             raise ValueError(
                 'ca, the file with the authorities of the senders\' certificates; or client_certificates = "none"'
             )
+        if self.crl is not None and (not self.enabled or self.client_certificates == "none"):
+            raise ValueError("crl where senders are asked for certificates: with certificate, key and ca")
         return self
 
 
 class PeerTlsSettings(_Table):
-    """DICOM over TLS towards a destination; `tls = true` is short for a table of defaults."""
+    """DICOM over TLS towards a peer that the node calls; `tls = true` is short for a table of defaults."""
 
     enabled: bool = Field(
         False, description="Speak TLS with it, and nothing else; true too where anything else stands in this table."
@@ -230,6 +270,12 @@ class PeerTlsSettings(_Table):
     server_name: str | None = Field(
         None, min_length=1, max_length=253, description="Name in its certificate, where that is not its host."
     )
+    crl: Path | None = Field(
+        None,
+        description="PEM file with the revocation lists (CRL) of the authorities in ca, as crl of [tls]. None: nobody "
+        "looks.",
+    )
+    crl_check: Literal["chain", "leaf"] = Field("chain", description="As crl_check of [tls]: chain or leaf.")
     min_version: Literal["1.2", "1.3"] = Field("1.2", description="Oldest version of TLS that is spoken: 1.2 or 1.3.")
 
     @model_validator(mode="before")
@@ -245,6 +291,8 @@ class PeerTlsSettings(_Table):
     def _is_complete(self) -> Self:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key together, or neither")
+        if self.crl is not None and self.ca is None:
+            raise ValueError("ca, the file with the authorities whose lists crl holds")
         return self
 
 
@@ -263,6 +311,15 @@ class CommitmentSettings(_Table):
     )
     report_hosts: tuple[HostRule, ...] = Field(
         (), description='Further addresses, networks or host names that reports come from; "*" allows any.'
+    )
+    report_tls: Literal["optional", "required"] = Field(
+        "optional",
+        description="required: its reports are taken over TLS alone, on the port of [tls]; optional: without it too.",
+    )
+    report_certificates: tuple[CertificateRule, ...] = Field(
+        (),
+        description="Certificates, one of which whoever brings its reports must show, as certificates of a source. TLS "
+        "is required then. Empty: any that [tls] accepts.",
     )
     delay_s: float = Field(
         5.0, ge=0, le=86_400, description="Time between the last C-STORE of a delivery and the request, in seconds."
@@ -294,6 +351,9 @@ class CommitmentSettings(_Table):
         ge=0,
         le=100,
         description="Times that an object is sent again because its commitment failed, before it is a dead letter.",
+    )
+    tls: PeerTlsSettings | None = Field(
+        None, description="DICOM over TLS with its Storage Commitment SCP, where it differs from the destination's tls."
     )
 
 
@@ -336,6 +396,15 @@ class SourceCommitmentSettings(_Table):
     max_age_h: float = Field(
         72.0, gt=0, le=8760, description="Time that the report is tried to be brought, in hours; then an alarm."
     )
+    tls: PeerTlsSettings = Field(
+        PeerTlsSettings(), description="DICOM over TLS on the association that brings the report."
+    )
+
+    @model_validator(mode="after")
+    def _tls_has_a_port(self) -> Self:
+        if self.tls.enabled and self.port is None:
+            raise ValueError("port where tls is set: the report goes there")
+        return self
 
 
 def _commitment(value: object) -> object:
@@ -528,6 +597,11 @@ class DicomwebDestinationSettings(DestinationSettings):
     client_key: Path | None = Field(
         None, description="Private key (PEM, no passphrase) of client_certificate; none: it is in the same file."
     )
+    crl_file: Path | None = Field(
+        None,
+        description="Revocation lists (CRL, PEM) of the authorities in ca_file; a server whose certificate is in one "
+        "is refused, and so is every server once a list is overdue. None: nobody looks.",
+    )
     verify: bool = Field(
         True, description="Verify the server's certificate and name. false leaves nothing of TLS but scrambling."
     )
@@ -576,6 +650,8 @@ class DicomwebDestinationSettings(DestinationSettings):
                 raise ValueError(f"{owner}_file or {owner}_variable, one of them, exactly where {user} is set")
         if self.oauth_url and not self.oauth_client_id:
             raise ValueError("oauth_client_id beside oauth_url")
+        if self.crl_file is not None and (self.ca_file is None or not self.verify):
+            raise ValueError("ca_file, and verify, beside crl_file")
         if self.client_key is not None and self.client_certificate is None:
             raise ValueError("client_certificate beside client_key")
         return self
@@ -591,6 +667,7 @@ SECRET_AND_TLS_FILES = (
     "password_file",
     "oauth_secret_file",
     "ca_file",
+    "crl_file",
     "client_certificate",
     "client_key",
 )

@@ -121,7 +121,10 @@ class Admission:
                 self._give_back(source)
                 if not isinstance(error, LedgerUnavailable):
                     raise
+                # Writing that down would wait for the same database once more, and the peer for its answer.
                 rejection = LEDGER_UNAVAILABLE.reject(str(error))
+                self._log(request, rejection)
+                return rejection
         self._note(request, rejection)
         return rejection
 
@@ -170,13 +173,17 @@ class Admission:
         )
         return Admitted(association_id=association_id, source=source, rights=rights, pace=self._paces.get(source.name))
 
-    def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
+    def _log(self, request: AssociationRequest, rejection: Rejection) -> dict[str, str]:
         who = {
             "calling_ae_title": request.calling_ae_title,
             "called_ae_title": request.called_ae_title,
             "host": request.host,
         }
         log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
+        return who
+
+    def _note(self, request: AssociationRequest, rejection: Rejection) -> None:
+        who = self._log(request, rejection)
         fault_point("association.rejected")
         try:
             self._ledger.record_rejection(**who, reason=rejection.explanation)

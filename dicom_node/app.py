@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,13 +139,22 @@ def supervise(settings: Settings, file: Path) -> int:
     configure_logging(settings.logging, "node")
     kept = start_with(settings.node.data_dir, settings, digest_of(file))
     in_force = ["--in-force", str(kept)] if kept is not None else []
-    base = [sys.executable, "-m", "dicom_node", "run", "-c", str(file), "--supervised", *in_force, "--role"]
+    base = role_command(file, in_force)
     roles = [Role(name="receiver", command=[*base, "receiver"], fatal_codes=FATAL_CODES)]
     roles += [
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
         for n in range(settings.node.workers)
     ]
     return Supervisor(roles, drain_s=settings.node.drain_s).run()
+
+
+def role_command(file: Path, options: Sequence[str] = ()) -> list[str]:
+    """Return the command for a role of this node, whose name is to follow, and let children find this program."""
+    home, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
+    if home != sysconfig.get_path("purelib") and home not in (given or "").split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join([home, given] if given else [home])
+    # -P: not from the folder that the node is started in. What lies there by chance, or by malice, is not imported.
+    return [sys.executable, "-P", "-m", "dicom_node", "run", "-c", str(file), "--supervised", *options, "--role"]
 
 
 def end_with_supervisor() -> None:

@@ -103,11 +103,15 @@ def judge_association(
         return CALLED_AE_TITLE.reject(
             f"called AE title {request.called_ae_title!r} is not ours: this node is {ae_title!r}"
         )
-    source = find_source(request.calling_ae_title, request.host, [*sources, *reporters], addresses)
-    if source is None:
+    source = find_source(request.calling_ae_title, request.host, sources, addresses)
+    found = [source] if source is not None else _reporting(request, reporters, addresses)
+    if not found:
         return CALLING_AE_TITLE.reject(_explain_stranger(request, sources))
-    if (fault := _transport_fault(request, source)) is not None:
-        return TRANSPORT.reject(fault)
+    kind = "source" if source is not None else "destination"
+    faults = [transport_fault(request, entry, kind) for entry in found]
+    if None not in faults:
+        return TRANSPORT.reject(faults[0] or "")
+    source = found[faults.index(None)]
     if load.is_stopping:
         return SHUTTING_DOWN.reject("the receiver is shutting down")
     if load.no_room is not None:
@@ -132,6 +136,14 @@ def find_source(
         if calling_ae_title in source.ae_titles and any(_is_host(host, rule, addresses) for rule in source.hosts):
             return source
     return None
+
+
+def _reporting(
+    request: AssociationRequest, reporters: Sequence[SourceSettings], addresses: Mapping[str, frozenset[str]]
+) -> list[SourceSettings]:
+    """Return every destination that the peer may be: one system can be several, of which each asks for its own."""
+    who = request.calling_ae_title, request.host
+    return [entry for entry in reporters if find_source(*who, [entry], addresses) is not None]
 
 
 def host_names(sources: Sequence[SourceSettings]) -> frozenset[str]:
@@ -196,21 +208,23 @@ def _network(rule: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return None
 
 
-def _transport_fault(request: AssociationRequest, source: SourceSettings) -> str | None:
-    """Tell why the connection is not what the source asks for; None if it is."""
+def transport_fault(request: AssociationRequest, source: SourceSettings, kind: str = "source") -> str | None:
+    """Tell why the connection is not what the source, or the destination for its reports, asks for; None if it is."""
+    named = f"{kind} {source.name!r}"
+    setting = "certificates" if kind == "source" else "commitment.report_certificates"
     who = f"calling AE title {request.calling_ae_title!r} from {request.host}"
     if source.requires_tls and not request.is_secure:
-        return f"{who} came without TLS, which source {source.name!r} requires: let it call tls.port with TLS"
+        return f"{who} came without TLS, which {named} requires: let it call tls.port with TLS"
     if not source.certificates:
         return None
     shown = request.certificate
     if shown is None:
-        return f"{who} showed no certificate, and source {source.name!r} has certificates: give it one of them"
+        return f"{who} showed no certificate, and {named} has {setting}: give it one of them"
     if any(shown.matches(rule) for rule in source.certificates):
         return None
     return (
-        f"{who} showed a certificate that source {source.name!r} does not have; if it is its own, add to its "
-        f"certificates:\n{json.dumps(shown.rule)}"
+        f"{who} showed a certificate that {named} does not have; if it is its own, add to its "
+        f"{setting}:\n{json.dumps(shown.rule)}"
     )
 
 

@@ -25,7 +25,7 @@ from config.settings import Settings
 from dicom_node import __version__
 from dicom_node.app import only_one
 from dicom_node.backup_manifest import Manifest, file_entry
-from dicom_node.certificates import uses
+from dicom_node.certificate_uses import uses
 from dicom_node.commitment_peers import committing
 from dicom_node.database_copies import copy_sqlite, dump_postgres, sync_file, sync_folder
 from dicom_node.errors import OperationRefused
@@ -33,6 +33,7 @@ from dicom_node.fault_points import fault_point
 from dicom_node.integrity import Finding, examine
 from dicom_node.ledger import schema
 from dicom_node.ledger.balance import StoredFile
+from dicom_node.ledger.database import MIGRATION_S, patiently
 from dicom_node.ledger.retention import is_deletable
 from dicom_node.object_keeping import QUARANTINED, StoreUnavailable
 from dicom_node.state import State
@@ -173,7 +174,8 @@ def _copy_ledger(state: State, which: Objects, partial: Path) -> dict[str, Store
             engine.dispose()
     (partial / "ledger.dump").unlink(missing_ok=True)
     try:
-        with state.database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        reading = state.database.engine.connect().execution_options(isolation_level="REPEATABLE READ")
+        with reading as connection, patiently(connection, MIGRATION_S):
             moment = connection.scalar(text("SELECT pg_export_snapshot()"))
             dump_postgres(url, partial / "ledger.dump", snapshot=moment)
             return _needed(connection, which, names)

@@ -1,4 +1,4 @@
-"""Warns in the log, once a day, of certificates that expire soon, are expired, or can't be read any more."""
+"""Warns in the log, once a day, of certificates and revocation lists that end soon, are past, or can't be read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ from dicom_node.certificates import Expiry, expiries
 log = logging.getLogger(__name__)
 
 PERIOD_S: Final = 86_400.0
+"""How often the same is said."""
+LOOK_S: Final = 900.0
+"""How often is looked: a list that becomes overdue refuses every peer from that moment on."""
+
+_SENTENCES: Final = {
+    (False, logging.ERROR): "Certificate is expired or can't be read: renew it",
+    (False, logging.WARNING): "Certificate expires soon: renew it",
+    (True, logging.ERROR): "Revocation list is overdue or can't be read: peers are refused until a valid one is there",
+    (True, logging.WARNING): "Revocation list is due soon: put the next one in its place",
+}
 
 
 def warnings_of(found: list[Expiry], warn_days: int) -> list[tuple[int, Expiry]]:
@@ -23,48 +33,65 @@ def warnings_of(found: list[Expiry], warn_days: int) -> list[tuple[int, Expiry]]
     for expiry in found:
         if expiry.problem:
             wanted.append((logging.ERROR, expiry))
-        elif expiry.days_left is not None and expiry.days_left < warn_days:
+        elif expiry.ends_soon(warn_days):
             wanted.append((logging.WARNING, expiry))
     return wanted
 
 
 def expiring_soon(settings: Settings, now: float) -> list[str]:
-    """Return one sentence for each certificate that `dicom-node check` is to warn of."""
+    """Return one sentence for each certificate or list that `dicom-node check` is to warn of."""
     found = warnings_of(expiries(settings, now), settings.tls.warn_days)
     return [f"{expiry.setting}: {expiry.sentence or expiry.problem}" for _, expiry in found]
 
 
+class CertificateWatch:
+    """Tells the log what `warnings_of` finds: at once when it is new or worse, and again once a day."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._told: dict[tuple[str, int], float] = {}
+
+    def look(self, now: float) -> None:
+        """Look at every file, and log what was not said of it in the last day."""
+        found = warnings_of(expiries(self._settings, now), self._settings.tls.warn_days)
+        # What was put in order may go wrong again, and is news then.
+        current = {(expiry.setting, level) for level, expiry in found}
+        self._told = {key: at for key, at in self._told.items() if key in current}
+        for level, expiry in found:
+            key = (expiry.setting, level)
+            if now - self._told.get(key, -PERIOD_S) < PERIOD_S:
+                continue
+            self._told[key] = now
+            log.log(
+                level,
+                _SENTENCES[expiry.what == "crl", level],
+                extra={
+                    "setting": expiry.setting,
+                    "file": expiry.path,
+                    "days_left": expiry.days_left,
+                    "reason": expiry.sentence or expiry.problem,
+                },
+            )
+
+
 def log_expiries(settings: Settings, now: float) -> None:
-    """Log what `warnings_of` finds at this time."""
-    for level, expiry in warnings_of(expiries(settings, now), settings.tls.warn_days):
-        if level == logging.ERROR:
-            sentence = "Certificate is expired or can't be read: renew it"
-        else:
-            sentence = "Certificate expires soon: renew it"
-        log.log(
-            level,
-            sentence,
-            extra={
-                "setting": expiry.setting,
-                "file": expiry.path,
-                "days_left": expiry.days_left,
-                "reason": expiry.sentence or expiry.problem,
-            },
-        )
+    """Log everything that `warnings_of` finds at this time."""
+    CertificateWatch(settings).look(now)
 
 
 @contextmanager
 def watched_certificates(settings: Settings) -> Iterator[None]:
     """Look after the certificates of the settings for as long as the block runs, first at once."""
     ended = threading.Event()
+    watch = CertificateWatch(settings)
 
-    def watch() -> None:
+    def run() -> None:
         while True:
-            log_expiries(settings, time.time())
-            if ended.wait(PERIOD_S):
+            watch.look(time.time())
+            if ended.wait(LOOK_S):
                 return
 
-    thread = threading.Thread(target=watch, name="certificates", daemon=True)
+    thread = threading.Thread(target=run, name="certificates", daemon=True)
     thread.start()
     try:
         yield

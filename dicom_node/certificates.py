@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from config.loading import Fault
-from config.settings import DicomDestinationSettings, PeerTlsSettings, Settings, TlsSettings
-from dicom_node.errors import NodeError
+from config.settings import Settings
+from dicom_node.certificate_uses import CertificateUse, uses
+from dicom_node.pem_files import CertificateUnusable, read_pem
+from dicom_node.revocation import RevocationList, list_faults, read_lists
 
 _DAY_S = 86_400.0
-
-
-class CertificateUnusable(NodeError):
-    """A file holds no certificate or key that can be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ def read_certificates(path: Path) -> tuple[Certificate, ...]:
         If the file can't be read or holds none.
     """
     try:
-        found = x509.load_pem_x509_certificates(_read(path))
+        found = x509.load_pem_x509_certificates(read_pem(path))
     except ValueError as error:
         raise CertificateUnusable(
             "no certificate in PEM form is in it: it begins with -----BEGIN CERTIFICATE-----"
@@ -124,53 +123,17 @@ def read_certificates(path: Path) -> tuple[Certificate, ...]:
 def require_pair(certificate: Path, key: Path) -> None:
     """Raise CertificateUnusable unless the key can be used as it is and belongs to the certificate."""
     try:
-        private = load_pem_private_key(_read(key), password=None)
+        private = load_pem_private_key(read_pem(key), password=None)
     except TypeError as error:
         raise CertificateUnusable(
             "the key has a password, which nobody could enter: write it without one (openssl pkey -in KEY -out NEW)"
         ) from error
     except ValueError as error:
         raise CertificateUnusable("no private key in PEM form is in it: -----BEGIN PRIVATE KEY-----") from error
-    owner = x509.load_pem_x509_certificates(_read(certificate))[0]
+    owner = x509.load_pem_x509_certificates(read_pem(certificate))[0]
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != owner.public_key().public_bytes(*form):
         raise CertificateUnusable(f"the key does not belong to the first certificate of {certificate}: name its own")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise CertificateUnusable("there is no such file") from error
-    except OSError as error:
-        raise CertificateUnusable(f"the file can't be read ({error.strerror}): give it to the node's user") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertificateUse:
-    """A file that the settings name, and in which place; `what` is ``certificate`` or ``ca``."""
-
-    setting: str
-    what: str
-    path: Path
-    key: Path | None = None
-
-
-def uses(settings: Settings) -> Iterator[CertificateUse]:
-    """Yield each certificate file that the settings name, in their order; one file in two places comes once."""
-    tables: list[tuple[str, TlsSettings | PeerTlsSettings]] = [("tls", settings.tls)] if settings.tls.enabled else []
-    places = [
-        (f"destinations[{n}].tls", d.tls)
-        for n, d in enumerate(settings.destinations)
-        if isinstance(d, DicomDestinationSettings) and d.tls.enabled
-    ]
-    seen: set[tuple[Path, Path | None]] = set()
-    for place, table in [*tables, *places]:
-        entries = (("certificate", table.certificate, table.key), ("ca", table.ca, None))
-        for what, path, key in entries:
-            if path is not None and (path, key) not in seen:
-                seen.add((path, key))
-                yield CertificateUse(setting=f"{place}.{what}", what=what, path=path, key=key)
 
 
 def certificate_faults(settings: Settings, now: float) -> list[Fault]:
@@ -179,6 +142,13 @@ def certificate_faults(settings: Settings, now: float) -> list[Fault]:
     broken = {fault.path for fault in faults}
     for use in uses(settings):
         if use.setting in broken:
+            continue
+        if use.what == "crl":
+            if use.ca is not None and _can_be_read(use.ca):
+                faults += [
+                    Fault(path=use.setting, value=str(use.path), allowed=allowed)
+                    for allowed in list_faults(use.path, use.ca, check=use.check, now=now)
+                ]
             continue
         for certificate in read_certificates(use.path)[: 1 if use.what == "certificate" else None]:
             if certificate.is_expired(now) or now < certificate.not_before:
@@ -192,7 +162,10 @@ def broken_files(settings: Settings) -> list[Fault]:
     faults = []
     for use in uses(settings):
         try:
-            read_certificates(use.path)
+            if use.what == "crl":
+                read_lists(use.path)
+            else:
+                read_certificates(use.path)
         except CertificateUnusable as error:
             faults.append(Fault(path=use.setting, value=str(use.path), allowed=str(error)))
             continue
@@ -216,14 +189,24 @@ def key_doubts(settings: Settings) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Expiry:
-    """How long a certificate of the settings still holds; `problem` says why that is not known."""
+    """How long a certificate or a revocation list of the settings still holds; `problem` says why that is not known.
+
+    `what` is as of `CertificateUse`; `subject` of a list is its authority, and `is_due` tells that its next update is
+    due within `tls.crl_warn_h`.
+    """
 
     setting: str
     path: str
+    what: str = "certificate"
     subject: str = ""
     days_left: int | None = None
     sentence: str = ""
     problem: str = ""
+    is_due: bool = False
+
+    def ends_soon(self, warn_days: int) -> bool:
+        """Tell whether somebody is to be warned: `warn_days` before a certificate ends, or as a list is due."""
+        return self.is_due or (self.what != "crl" and self.days_left is not None and self.days_left < warn_days)
 
 
 def expiries(settings: Settings, now: float) -> list[Expiry]:
@@ -231,9 +214,12 @@ def expiries(settings: Settings, now: float) -> list[Expiry]:
     found = []
     for use in uses(settings):
         try:
+            if use.what == "crl":
+                found.append(_list_expiry(use, read_lists(use.path), settings.tls.crl_warn_h * 3600, now))
+                continue
             certificates = read_certificates(use.path)
         except CertificateUnusable as error:
-            found.append(Expiry(setting=use.setting, path=str(use.path), problem=str(error)))
+            found.append(Expiry(setting=use.setting, path=str(use.path), what=use.what, problem=str(error)))
             continue
         # Of a chain the one that ends first ends it all.
         first = min(certificates, key=lambda one: one.not_after)
@@ -241,6 +227,7 @@ def expiries(settings: Settings, now: float) -> list[Expiry]:
             Expiry(
                 setting=use.setting,
                 path=str(use.path),
+                what=use.what,
                 subject=first.subject,
                 days_left=first.days_left(now),
                 sentence=f"{first.subject} is {first.validity(now)}",
@@ -248,3 +235,26 @@ def expiries(settings: Settings, now: float) -> list[Expiry]:
             )
         )
     return found
+
+
+def _list_expiry(use: CertificateUse, lists: tuple[RevocationList, ...], warn_s: float, now: float) -> Expiry:
+    # Of several lists the one that is due first: without it some peers are refused.
+    first = min(lists, key=lambda one: one.next_update or math.inf)
+    days_left = None if first.next_update is None else int((first.next_update - now) // _DAY_S)
+    return Expiry(
+        setting=use.setting,
+        path=str(use.path),
+        what=use.what,
+        subject=first.issuer,
+        days_left=days_left,
+        sentence=f"revocation list of {first.issuer}, {first.revoked} certificates, is {first.validity(now)}",
+        problem="overdue" if first.is_overdue(now) else "",
+        is_due=first.is_due_within(warn_s, now),
+    )
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        return bool(read_certificates(path))
+    except CertificateUnusable:
+        return False

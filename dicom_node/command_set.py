@@ -154,6 +154,18 @@ def build_event_report_request(message_id: int, sop_class_uid: str, sop_instance
     )
 
 
+def build_action_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, action_type_id: int) -> bytes:
+    """N-ACTION-RQ with a data set to follow (PS3.7 10.3.4.1)."""
+    return _with_group_length(
+        _ui(_REQUESTED_SOP_CLASS_UID, sop_class_uid)
+        + _us_bytes(_COMMAND_FIELD, CommandField.N_ACTION_RQ)
+        + _us_bytes(_MESSAGE_ID, message_id)
+        + _us_bytes(_COMMAND_DATA_SET_TYPE, 0x0001)
+        + _ui(_REQUESTED_SOP_INSTANCE_UID, sop_instance_uid)
+        + _us_bytes(_ACTION_TYPE_ID, action_type_id)
+    )
+
+
 def build_response(request: CommandSet, status: int, error_comment: str = "") -> bytes:
     """Build the response to any request: its own command field with the response bit, UIDs repeated, no data set.
 

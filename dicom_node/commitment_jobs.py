@@ -5,65 +5,47 @@ from __future__ import annotations
 import functools
 import logging
 import random
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
-from pynetdicom import AE, build_role, evt
-from pynetdicom.association import Association
+from pydicom.uid import generate_uid
 
-from config.settings import DicomDestinationSettings, PeerTlsSettings, RetrySettings, Settings
-from dicom_node.commitment_messages import PUSH_MODEL_INSTANCE, REQUEST_ACTION, build_report, build_request
-from dicom_node.commitment_peers import answering_policy, asking_policy, resend_policies
-from dicom_node.commitment_reports import PROCESSING_FAILURE, SUCCESS, answer_report
-from dicom_node.commitment_scp import OPEN_ASSOCIATION_WAIT_S
+from config.settings import DicomDestinationSettings, RetrySettings, Settings
+from dicom_node.commitment_association import CommitmentPeer, CommitmentPeers, bring_report, request_commitment
+from dicom_node.commitment_peers import Rights, answering_policy, asking_policy
+from dicom_node.commitment_reports import SUCCESS
+from dicom_node.commitment_scp import OPEN_ASSOCIATION_WAIT_S, CommitmentScp
 from dicom_node.destinations.base import retry_after
-from dicom_node.errors import AssociationAborted, DeliveryError
+from dicom_node.destinations.explanations import explain_failure
+from dicom_node.errors import DeliveryError
 from dicom_node.ledger.commitment_requests import CommitmentRequestLedger, Request
 from dicom_node.ledger.commitments import CommitmentLedger, Transaction
 from dicom_node.ledger.database import Database
-from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.tls import TlsUnusable, client_files
-from dicom_node.upper_layer import STORAGE_COMMITMENT
+from dicom_node.upper_layer import RequestedAssociation
 
 log = logging.getLogger(__name__)
 
 _PERIOD_S: Final = 1.0
-_LOOK_S: Final = 0.05
+_DROP_PERIOD_S: Final = 60.0
 REPORT_RETRY: Final = RetrySettings(initial_delay_s=10.0, factor=2.0, max_delay_s=900.0)
 """How a report that a modality did not take is tried again."""
-REPORT_TIMEOUT_S: Final = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """Whom an association is opened with, and how long it may take."""
-
-    ae_title: str
-    host: str
-    port: int
-    calling_ae_title: str
-    connect_timeout_s: float
-    acse_timeout_s: float
-    dimse_timeout_s: float
-    tls: PeerTlsSettings | None = None
 
 
 class CommitmentJobs:
     """The jobs of one worker; each may run in every worker at once, and end at any moment: the ledger has it all."""
 
     def __init__(
-        self, settings: Settings, database: Database, *, clock: Callable[[], float] = time.time, rng: random.Random
+        self, settings: Settings, database: Database, *, clock: Callable[[], float] | None = None, rng: random.Random
     ) -> None:
         self._settings = settings
         self._ledger = CommitmentLedger(database)
         self._requests = CommitmentRequestLedger(database)
-        self._clock = clock
+        # That of the ledger, by which requests were received: this machine's may be another.
+        self._clock = clock or database.now
         self._rng = rng
         self._failures: dict[str, int] = {}
+        self._database = database
+        self._peers = CommitmentPeers()
 
     def jobs(self) -> list[tuple[str, Callable[[], None], float]]:
         """Return name, function and period of each job; one peer that is slow delays no other."""
@@ -78,7 +60,8 @@ class CommitmentJobs:
             for entry in sources
         ]
         decide = [("commitment requests", self.decide, _PERIOD_S)] if sources else []
-        return [*ask, *decide, *report]
+        drop = [("commitments that nobody asks for any more", self.drop, _DROP_PERIOD_S)]
+        return [*ask, *decide, *report, *drop]
 
     # -- as SCU ---------------------------------------------------------------------------------
 
@@ -98,70 +81,64 @@ class CommitmentJobs:
                 )
         if not transactions:
             return
-        peer = Peer(
-            ae_title=asked.ae_title or settings.ae_title,
-            host=asked.host or settings.host,
-            port=asked.port or settings.port,
-            calling_ae_title=settings.calling_ae_title or self._settings.node.ae_title,
-            connect_timeout_s=settings.connect_timeout_s,
-            acse_timeout_s=settings.acse_timeout_s,
-            dimse_timeout_s=settings.dimse_timeout_s,
-            tls=settings.tls if settings.tls.enabled else None,
-        )
+        peer = CommitmentPeer.of_destination(settings, asked, self._settings.node.ae_title)
         left = list(transactions)
         try:
-            with self._associated(peer, as_scp=False, destination=name) as association:
+            with self._peers.open(peer) as association:
+                speaker = self._speaker(peer)
                 while left:
-                    self._request(association, left[0], settings.retry)
+                    self._request(association, left[0], speaker, settings.retry)
                     left.pop(0)
-                self._wait_for_reports(association, transactions, asked.wait_s)
+                uids = [transaction.transaction_uid for transaction in transactions]
+                association.listen(
+                    asked.wait_s, answer=speaker.answer, is_enough=lambda: not self._ledger.open_transactions(uids)
+                )
             self._failures.pop(name, None)
         except DeliveryError as error:
             self._failures[name] = self._failures.get(name, 0) + 1
             retry_in_s = retry_after(self._failures[name], settings.retry, self._rng)
+            reason = explain_failure(peer.named, error)
             log.warning(
                 "Commitment can't be asked for now",
-                extra={"destination": name, "reason": str(error), "retry_in_s": round(retry_in_s, 1)},
+                extra={"destination": name, "reason": reason, "retry_in_s": round(retry_in_s, 1)},
             )
             for transaction in left:
-                self._ledger.request_failed(transaction.transaction_uid, str(error), retry_in_s=retry_in_s)
+                self._ledger.request_failed(transaction.transaction_uid, reason, retry_in_s=retry_in_s)
 
-    def _request(self, association: Association, transaction: Transaction, retry: RetrySettings) -> None:
-        ds = build_request(transaction.transaction_uid, transaction.references)
-        try:
-            answer, _ = association.send_n_action(ds, REQUEST_ACTION, UID(STORAGE_COMMITMENT), UID(PUSH_MODEL_INSTANCE))
-        except (RuntimeError, ValueError) as error:
-            raise AssociationAborted(f"the association was lost: {error}") from error
-        if "Status" not in answer:
-            raise AssociationAborted("no answer to N-ACTION")
+    def drop(self) -> None:
+        """Wait no more for destinations that are still there, and are not to commit any more."""
+        silent = [entry.name for entry in self._settings.destinations if getattr(entry, "commitment", None) is None]
+        for delivery_id in self._ledger.drop(silent):
+            log.warning(
+                "Commitment is not waited for any more: the settings ask for none", extra={"delivery": delivery_id}
+            )
+
+    def _speaker(self, peer: CommitmentPeer) -> CommitmentScp:
+        """Return what answers the destination on our association: it may bring its own reports there, and no more."""
+        rights = Rights(source=None, destinations=frozenset({peer.named.name}))
+        return CommitmentScp(
+            self._settings, self._database, rights, calling_ae_title=peer.named.ae_title, host=peer.named.host
+        )
+
+    def _request(
+        self, association: RequestedAssociation, transaction: Transaction, speaker: CommitmentScp, retry: RetrySettings
+    ) -> None:
         facts = {
             "delivery": transaction.delivery_id,
             "transaction_uid": transaction.transaction_uid,
             "references": len(transaction.references),
         }
-        if answer.Status == SUCCESS:
+        status = request_commitment(
+            association, transaction.transaction_uid, transaction.references, answer=speaker.answer
+        )
+        if status == SUCCESS:
             self._ledger.requested(transaction.transaction_uid)
             log.info("Commitment requested", extra=facts)
             return
-        reason = f"N-ACTION was answered {answer.Status:04X} {answer.get('ErrorComment', '')}".rstrip()
+        # Without the Error Comment, in which a peer may quote what it likes.
+        reason = f"N-ACTION was answered {status:04X}"
         self._ledger.request_failed(transaction.transaction_uid, reason, retry_in_s=retry.max_delay_s)
         log.warning("Commitment request not taken", extra={**facts, "reason": reason})
-
-    def _wait_for_reports(self, association: Association, transactions: list[Transaction], wait_s: float) -> None:
-        uids = [transaction.transaction_uid for transaction in transactions]
-        end = time.monotonic() + wait_s
-        while time.monotonic() < end and association.is_established and self._ledger.open_transactions(uids):
-            time.sleep(_LOOK_S)
-
-    def _take_report(self, destination: str, event: Any) -> tuple[int, None]:
-        try:
-            policies = resend_policies(self._settings, frozenset({destination}))
-            status, _ = answer_report(self._ledger, policies, event.request.EventTypeID, event.event_information)
-        except Exception:
-            # The edge of pynetdicom's thread: a report that we can't take is answered so.
-            log.exception("Commitment report failed by an unforeseen error")
-            status = PROCESSING_FAILURE
-        return status, None
 
     # -- as SCP ---------------------------------------------------------------------------------
 
@@ -198,80 +175,39 @@ class CommitmentJobs:
                 continue
             if not self._requests.take(request.request_id):
                 continue
-            peer = Peer(
+            peer = CommitmentPeer.of_source(
+                source_name,
+                asked,
                 ae_title=asked.ae_title or request.calling_ae_title,
                 host=asked.host or request.host,
                 port=asked.port,
                 calling_ae_title=self._settings.node.ae_title,
-                connect_timeout_s=REPORT_TIMEOUT_S,
-                acse_timeout_s=REPORT_TIMEOUT_S,
-                dimse_timeout_s=REPORT_TIMEOUT_S,
             )
             try:
-                self._bring(peer, request)
+                status = self._bring(peer, request)
             except DeliveryError as error:
-                retry_in_s = retry_after(request.attempts + 1, REPORT_RETRY, self._rng)
-                self._requests.report_failed(request.request_id, str(error), retry_in_s=retry_in_s)
-                log.warning(
-                    "Commitment report not brought",
-                    extra={"request": request.request_id, "source": source_name, "reason": str(error)},
-                )
-                # The others of this source would meet the same.
-                return
-
-    def _bring(self, peer: Peer, request: Request) -> None:
-        event_type_id, ds = build_report(request.transaction_uid, self._requests.outcomes(request.request_id))
-        with self._associated(peer, as_scp=True) as association:
-            try:
-                answer, _ = association.send_n_event_report(
-                    ds, event_type_id, UID(STORAGE_COMMITMENT), UID(PUSH_MODEL_INSTANCE)
-                )
-            except (RuntimeError, ValueError) as error:
-                raise AssociationAborted(f"the association was lost: {error}") from error
-            if answer.get("Status") != SUCCESS:
-                status = f"answered {answer.Status:04X}" if "Status" in answer else "not answered"
-                raise AssociationAborted(f"the report was {status}")
-            self._requests.reported(request.request_id)
-            log.info("Commitment reported", extra={"request": request.request_id, "source": request.source})
-
-    @contextmanager
-    def _associated(self, peer: Peer, *, as_scp: bool, destination: str = "") -> Iterator[Association]:
-        """Give an association for Storage Commitment; `DeliveryError` says why there is none."""
-        where = f"{peer.ae_title} at {peer.host}:{peer.port}"
-        entity = AE(peer.calling_ae_title)
-        entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.connection_timeout = peer.connect_timeout_s
-        entity.acse_timeout = peer.acse_timeout_s
-        entity.dimse_timeout = peer.dimse_timeout_s
-        entity.network_timeout = None
-        try:
-            tls = None if peer.tls is None else (client_files(peer.tls).get(), peer.tls.server_name or peer.host)
-        except TlsUnusable as error:
-            raise AssociationAborted(f"{where} can't be called over TLS: {error}") from error
-        entity.add_requested_context(STORAGE_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        association = entity.associate(
-            peer.host,
-            peer.port,
-            ae_title=peer.ae_title,
-            # Whoever brings a report is its SCP (PS3.4 J.3.3); for a request the default roles are right.
-            tls_args=tls,
-            ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)] if as_scp else None,
-            evt_handlers=[(evt.EVT_N_EVENT_REPORT, functools.partial(self._take_report, destination))],
-        )
-        if not association.is_established:
-            refused = association.is_rejected
-            raise AssociationAborted(
-                f"{where} {'rejected the association' if refused else 'can not be reached, or took no context'}"
+                reason = explain_failure(peer.named, error)
+            else:
+                if status == SUCCESS:
+                    continue
+                reason = f"the report was answered {status:04X}"
+            retry_in_s = retry_after(request.attempts + 1, REPORT_RETRY, self._rng)
+            self._requests.report_failed(request.request_id, reason, retry_in_s=retry_in_s)
+            log.warning(
+                "Commitment report not brought",
+                extra={"request": request.request_id, "source": source_name, "reason": reason},
             )
-        for context in association.accepted_contexts:
-            # A peer that leaves the proposed role unanswered takes reports all the same, as old ones do.
-            context._as_scp = context._as_scp or as_scp
-        try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
+            # The others of this source would meet the same.
+            return
+
+    def _bring(self, peer: CommitmentPeer, request: Request) -> int:
+        outcomes = self._requests.outcomes(request.request_id)
+        with self._peers.open(peer) as association:
+            status = bring_report(association, request.transaction_uid, outcomes)
+            if status == SUCCESS:
+                self._requests.reported(request.request_id)
+                log.info("Commitment reported", extra={"request": request.request_id, "source": request.source})
+        return status
 
 
 def new_transaction_uid() -> str:

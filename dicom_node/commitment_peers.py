@@ -9,7 +9,7 @@ from typing import Final
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from config.settings import CommitmentSettings, DicomDestinationSettings, Settings, SourceSettings
-from dicom_node.association_policy import choose_transfer_syntax, find_source
+from dicom_node.association_policy import choose_transfer_syntax, find_source, transport_fault
 from dicom_node.ledger.commitment_requests import AnsweringPolicy
 from dicom_node.ledger.commitments import AskingPolicy, ResendPolicy
 from dicom_node.upper_layer import STORAGE_COMMITMENT, VERIFICATION, AssociationRequest, ProposedContext
@@ -45,14 +45,18 @@ class Rights:
 
 
 def rights_of(request: AssociationRequest, settings: Settings, addresses: Mapping[str, frozenset[str]]) -> Rights:
-    """Return what the peer of an association may do; `addresses` as for `judge_association`."""
+    """Return what the peer of an association may do; `addresses` as for `judge_association`.
+
+    A source that is a destination too has to fulfil what the destination asks of whoever brings its reports, TLS and
+    certificate, or it may store and not report.
+    """
     ae_title, host = request.calling_ae_title, request.host
     return Rights(
         source=find_source(ae_title, host, settings.sources, addresses),
         destinations=frozenset(
             entry.name
             for entry in report_sources(settings.dicom_destinations)
-            if find_source(ae_title, host, [entry], addresses) is not None
+            if find_source(ae_title, host, [entry], addresses) is not None and transport_fault(request, entry) is None
         ),
     )
 
@@ -66,6 +70,8 @@ def report_sources(destinations: Sequence[DicomDestinationSettings]) -> tuple[So
             ae_titles=(entry.ae_title, *_given(asked.ae_title), *asked.report_ae_titles),
             hosts=(entry.host, *_given(asked.host), *asked.report_hosts),
             commitment=None,
+            tls=asked.report_tls,
+            certificates=asked.report_certificates,
         )
         for entry in destinations
         if (asked := entry.commitment) is not None

@@ -14,7 +14,6 @@ from dicom_node.commitment_peers import committing
 from dicom_node.ledger.commitment_requests import CommitmentRequestLedger, Request, RequestState
 from dicom_node.ledger.commitments import CommitmentLedger, CommitmentLine
 from dicom_node.ledger.database import Database
-from dicom_node.states import DeliveryState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +40,12 @@ class CommitmentSummary:
 
 def summarise(settings: Settings, database: Database) -> CommitmentSummary:
     """Count what is committed and what waits."""
-    lines = CommitmentLedger(database).lines(list(committing(settings)), show_all=True)
+    committed, uncommitted, given_up = CommitmentLedger(database).counts(list(committing(settings)))
     states = [request.state for request in CommitmentRequestLedger(database).requests()]
     return CommitmentSummary(
-        committed=sum(line.state is DeliveryState.COMMITTED for line in lines),
-        uncommitted=sum(line.state in (DeliveryState.SENT, DeliveryState.COMMITTING) for line in lines),
-        given_up=tuple(line.delivery_id for line in lines if line.is_given_up),
+        committed=committed,
+        uncommitted=uncommitted,
+        given_up=given_up,
         waiting_requests=states.count(RequestState.WAITING),
         unreported_requests=states.count(RequestState.DECIDED),
         abandoned_requests=states.count(RequestState.ABANDONED),

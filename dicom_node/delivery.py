@@ -23,7 +23,7 @@ from dicom_node.destinations.base import (
 from dicom_node.errors import LedgerUnavailable, describe
 from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import Examined, Finding, examine
+from dicom_node.integrity import Examined, Finding
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.object_keeping import StoreUnavailable
@@ -154,8 +154,7 @@ class Courier:
         sound = []
         for pending in objects:
             try:
-                path = locate(pending.key)
-                examined = examine(path, pending)
+                path, examined = self.store.examine(pending.key, pending, locate=locate)
             except StoreUnavailable as error:
                 examined = Examined(finding=Finding.UNREADABLE, reason=str(error))
             if examined.is_sound:
@@ -256,13 +255,18 @@ class _Attempt:
         if self._is_answered:
             if standings.note_answer(name):
                 log.info("Destination answers again", extra={"destination": name})
-        elif self._silences and standings.note_silence(
-            name,
-            self._delivery.delivery_id,
-            self.failures[0],
-            sent_something=Silence.LOST in self._silences,
-            limit=self._settings.breaker.failures,
-            probe_in_s=self._settings.breaker.probe_every_s,
+        # Without a failure nothing is left to try: an object that no peer takes was refused for good.
+        elif (
+            self._silences
+            and self.failures
+            and standings.note_silence(
+                name,
+                self._delivery.delivery_id,
+                self.failures[0],
+                sent_something=Silence.LOST in self._silences,
+                limit=self._settings.breaker.failures,
+                probe_in_s=self._settings.breaker.probe_every_s,
+            )
         ):
             log.error(
                 "Destination is down",

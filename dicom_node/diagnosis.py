@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dicom_node.certificates import Expiry
-from dicom_node.destinations.base import Destination, ProbeStep, StepState
+from dicom_node.destinations.base import ProbeStep, StepState
 
 Check = Callable[[], ProbeStep]
 
@@ -31,11 +32,22 @@ class Diagnosis:
         return any(step.state is StepState.FAILED for step in self.steps)
 
 
-def diagnose(checks: Iterable[Check], destinations: Iterable[Destination]) -> Iterator[Diagnosis]:
-    """Yield the diagnosis of this node, then that of each destination, each as soon as it is made."""
+class Probed(Protocol):
+    """A peer that can be tried out: a destination, or one of Storage Commitment."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    def probe(self) -> list[ProbeStep]:
+        """Try it out, step by step; nothing is stored."""
+
+
+def diagnose(checks: Iterable[Check], peers: Iterable[Probed]) -> Iterator[Diagnosis]:
+    """Yield the diagnosis of this node, then that of each peer, each as soon as it is made."""
     yield Diagnosis(subject="node", steps=tuple(check() for check in checks))
-    for destination in destinations:
-        yield Diagnosis(subject=destination.name, steps=tuple(destination.probe()))
+    for peer in peers:
+        yield Diagnosis(subject=peer.name, steps=tuple(peer.probe()))
 
 
 def as_json(diagnoses: Iterable[Diagnosis]) -> dict[str, object]:
@@ -83,14 +95,20 @@ def _explain_bind(bind: str, port: int, error: OSError) -> tuple[StepState, str]
 
 
 def check_certificate(found: Expiry, warn_days: int) -> ProbeStep:
-    """Tell how long a certificate of the settings still holds."""
+    """Tell how long a certificate, or a revocation list, of the settings still holds."""
     name = f"certificate {found.setting}"
     if found.problem:
-        sentence = f"{found.sentence or found.path + ': ' + found.problem}; peers refuse it until it is renewed"
+        what = (
+            "every peer is refused until a valid one is there"
+            if found.what == "crl"
+            else "peers refuse it until it is renewed"
+        )
+        sentence = f"{found.sentence or found.path + ': ' + found.problem}; {what}"
         return ProbeStep(name=name, state=StepState.FAILED, sentence=sentence)
-    is_soon = found.days_left is not None and found.days_left < warn_days
+    is_soon = found.ends_soon(warn_days)
+    advice = "; put the next one in its place" if found.what == "crl" else "; renew it"
     state = StepState.WARNING if is_soon else StepState.OK
-    return ProbeStep(name=name, state=state, sentence=found.sentence + ("; renew it" if is_soon else ""))
+    return ProbeStep(name=name, state=state, sentence=found.sentence + (advice if is_soon else ""))
 
 
 def check_data_dir(data_dir: Path) -> ProbeStep:

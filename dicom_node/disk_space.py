@@ -262,7 +262,14 @@ class Reserve:
         """Take the space again, where at least four times as much is free."""
         if not self._size or self._path.exists() or free_bytes < 4 * self._size:
             return
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            # Another worker was first.
+            return
+        except OSError as error:
+            log.warning("The ledger's reserve can't be made", extra={"reason": str(error)})
+            return
         try:
             os.posix_fallocate(descriptor, 0, self._size)
         except OSError as error:

@@ -19,7 +19,6 @@ from dicom_node.derivation import DerivationContext, derive
 from dicom_node.enhancement_decision import decide
 from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels, describe
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import examine
 from dicom_node.ledger.arrivals import (
     DerivedInstance,
     EnhancementDecision,
@@ -179,7 +178,13 @@ class ImageEnhancer:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": no_room})
             return _passed(no_room, begin), None
         with self._store.held() as locate:
-            return self._enhance(stored, locate(stored.key), route, self._model, times, begin)
+            path, examined = self._store.examine(stored.key, stored, locate=locate)
+            if not examined.is_sound:
+                # What a damaged file shows must not become an image that says it was made from the original.
+                extra = {"instance": stored.instance_id, "reason": examined.reason}
+                log.error("Original is not what it was", extra=extra)
+                return _passed(f"the original is not what was received: {examined.reason}", begin), None
+            return self._enhance(stored, path, route, self._model, times, begin)
 
     def _enhance(
         self,
@@ -190,11 +195,6 @@ class ImageEnhancer:
         times: Times,
         begin: float,
     ) -> tuple[EnhancementRecord, DerivedInstance | None]:
-        # What a damaged file shows must not become an image that says it was made from the original.
-        examined = examine(path, stored)
-        if not examined.is_sound:
-            log.error("Original is not what it was", extra={"instance": stored.instance_id, "reason": examined.reason})
-            return _passed(f"the original is not what was received: {examined.reason}", begin), None
         try:
             with open_part10(path, folder=self._store.scratch) as part10:
                 decision = decide(route, part10.header)

@@ -52,6 +52,14 @@ class GroupCommit:
         assert entry.recorded is not None
         return entry.recorded
 
+    def _refuse_waiting(self, error: LedgerUnavailable) -> None:
+        """Fail those who came meanwhile too: each turn of its own would wait for the same database as long again."""
+        with self._lock:
+            late, self._waiting = self._waiting, []
+        for entry in late:
+            # Nothing of theirs was in the commit that may have happened.
+            entry.error = LedgerUnavailable(str(error))
+
     def _commit(self, group: list[_Entry]) -> None:
         try:
             answers = self._ledger.record_all([entry.received for entry in group])
@@ -59,6 +67,8 @@ class GroupCommit:
             if len(group) == 1 or isinstance(error, LedgerUnavailable):
                 for entry in group:
                     entry.error = error
+                if isinstance(error, LedgerUnavailable):
+                    self._refuse_waiting(error)
             else:
                 # All or none: find out whose object it is that the ledger does not take.
                 for entry in group:

@@ -62,6 +62,10 @@ class Housekeeping:
             end_other_versions(self.processes.name, self.processes.alive("worker"))
             self.workflows.restart_ended()
 
+    def take_up_unheld(self) -> None:
+        """Take up what this process has claimed and never begun."""
+        self.workflows.held.take_up_missing(self.processes.name)
+
     def purge(self) -> None:
         """Delete the objects of arrivals that every destination has had for long enough, and stale temporary files."""
         purged = 0
@@ -83,6 +87,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, min(15.0, housekeeping.processes.dead_after_s / 4)),
+        ("claims", housekeeping.take_up_unheld, 15.0),
         ("probes", housekeeping.standing.probe, 1.0),
         ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),

@@ -32,6 +32,7 @@ from pydicom.uid import UID
 
 from dicom_node.errors import OutOfResources
 from dicom_node.fault_points import fault_point
+from dicom_node.integrity import Examined, Expected, examine
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.object_keeping import (
     FILE_MODE,
@@ -164,6 +165,38 @@ class InstanceStore:
         """Return a `path` whose files stay on this machine until the block ends."""
         return self._keeper.held()
 
+    def forget(self, key: str) -> bool:
+        """Drop this machine's copy of an object that lies elsewhere; False if there is none to drop.
+
+        Copies may be damaged by a power cut or a bad disk, and the object itself be sound.
+        """
+        return self._keeper.forget(key)
+
+    def examine(
+        self, key: str, expected: Expected, *, locate: Callable[[str], Path] | None = None, from_disk: bool = False
+    ) -> tuple[Path, Examined]:
+        """Read an object and compare it with what the ledger says of it; a copy that is not sound is fetched again.
+
+        Parameters
+        ----------
+        locate
+            What `held` gives; `path` if absent.
+        from_disk
+            As for `integrity.examine`.
+
+        Raises
+        ------
+        UnknownObject, StoreUnavailable
+            As `path` does.
+        """
+        locate = locate or self.path
+        path = locate(key)
+        found = examine(path, expected, from_disk=from_disk)
+        if not found.is_sound and self.forget(key):
+            path = locate(key)
+            found = examine(path, expected, from_disk=from_disk)
+        return path, found
+
     def size(self, key: str) -> int | None:
         """Return the bytes of a whole object, which is not fetched for that; None if there is none."""
         return self._keeper.size(key)
@@ -200,8 +233,11 @@ class InstanceStore:
                     raise UnknownObject(f"the instance store has no object {subject}") from error
                 self._keeper.set_apart(subject, stored.key)
         fault_point("quarantine.moved")
-        with _out_of_resources():
+        try:
             self._keeper.explain(stored.key, reason)
+        except (OSError, OutOfResources) as error:
+            # The ledger has the reason too; a sender that is told to try again would fill quarantine with copies.
+            log.error("No reason could be put beside an object", extra={"key": stored.key, "reason": str(error)})
         return stored
 
     def take_in(self, source: Path, key: str) -> None:
@@ -320,9 +356,17 @@ class IncomingObject:
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[memoryview]:
-        """Map the data set into memory for reading; it must not be empty."""
+        """Map the data set into memory for reading; it must not be empty.
+
+        Raises
+        ------
+        OutOfResources
+            If that can't be done; the object is discarded then.
+        """
+        with self._discarding():
+            mapping = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         with (
-            mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as mapped,
+            mapping as mapped,
             memoryview(mapped) as whole,
             whole[self._dataset_offset :] as data_set,
         ):

@@ -118,6 +118,12 @@ class BucketKeeper:
             for link in links:
                 link.unlink(missing_ok=True)
 
+    def forget(self, key: str) -> bool:
+        require_key(key)
+        had_one = self._cache.find(key) is not None
+        self._cache.drop(key)
+        return had_one
+
     def size(self, key: str) -> int | None:
         require_key(key)
         try:
@@ -129,8 +135,12 @@ class BucketKeeper:
     def delete(self, key: str) -> None:
         require_key(key)
         self._cache.drop(key)
-        with contextlib.suppress(FileNotFoundError), _unavailable():
-            obstore.delete(self._store, _name(key))
+        names = [_name(key)]
+        if key.startswith(QUARANTINED):
+            names.append(_explanation(key))
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), _unavailable():
+                obstore.delete(self._store, name)
 
     def set_apart(self, key: str, quarantined: str) -> None:
         if self.size(key) is None:
@@ -141,7 +151,7 @@ class BucketKeeper:
 
     def explain(self, key: str, reason: str) -> None:
         with _unavailable():
-            obstore.put(self._store, _name(key).removesuffix(".dcm") + ".txt", (reason + "\n").encode())
+            obstore.put(self._store, _explanation(key), (reason + "\n").encode())
 
     def set_aside(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -184,6 +194,10 @@ class BucketKeeper:
                 if digest.hexdigest() != found.attributes.get(_DIGEST, digest.hexdigest()):
                     # A transfer that went wrong; `verify --deep` tells it from an object that decayed.
                     raise StoreUnavailable("object storage gave other bytes than it was given")
+
+
+def _explanation(key: str) -> str:
+    return _name(key).removesuffix(".dcm") + ".txt"
 
 
 def _name(key: str) -> str:

@@ -40,6 +40,9 @@ class ObjectKeeper(Protocol):
     def held(self) -> AbstractContextManager[Callable[[str], Path]]:
         """Return a `path` whose files stay until the block ends."""
 
+    def forget(self, key: str) -> bool:
+        """Drop what `path` gives if that is only a copy; True if it was, so that the next one comes from the origin."""
+
     def size(self, key: str) -> int | None:
         """Return the bytes of the whole object; None if there is none."""
 
@@ -119,6 +122,10 @@ class FolderKeeper:
     def held(self) -> Iterator[Callable[[str], Path]]:
         yield self.path
 
+    def forget(self, key: str) -> bool:
+        require_key(key)
+        return False
+
     def size(self, key: str) -> int | None:
         try:
             return self.path(key).stat().st_size
@@ -126,7 +133,10 @@ class FolderKeeper:
             return None
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        path = self.path(key)
+        path.unlink(missing_ok=True)
+        if key.startswith(QUARANTINED):
+            path.with_suffix(".txt").unlink(missing_ok=True)
 
     def set_apart(self, key: str, quarantined: str) -> None:
         source = self.path(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +14,7 @@ from rich.console import Console
 from config.loading import load_settings
 from config.settings import Settings
 from dicom_node import reports
-from dicom_node.command_options import AsJson, ConfigFile
+from dicom_node.command_options import AsJson, ConfigFile, print_json
 from dicom_node.errors import OperationRefused
 from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.destinations import HoldScope
@@ -116,7 +115,7 @@ def _work(
         else:
             changed.append(number)
     if as_json:
-        print(json.dumps({key: changed, "refused": refused, **more}, indent=2))
+        print_json({key: changed, "refused": refused, **more})
     else:
         print(f"{len(changed)} {'delivery is' if len(changed) == 1 else 'deliveries are'} {done}.")
         for one in refused:
@@ -146,7 +145,7 @@ def queue_list(
             "deliveries": [reports.line_as_json(line) for line in lines],
             "holds": [reports.hold_as_json(hold) for hold in holds],
         }
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
         reports.show_queue(Console(), lines, time.time(), holds=holds, standings=standings)
     return EXIT_OK
@@ -204,7 +203,7 @@ def _hold_or_release(
         subject = study or destination or ""
         (state.standings.release if release else state.standings.hold)(scope, subject, reason)
     if as_json:
-        print(json.dumps({key: [], "refused": [], scope.value: subject}, indent=2))
+        print_json({key: [], "refused": [], scope.value: subject})
     else:
         print(f"{scope.value.capitalize()} {subject} is {done}.")
     return EXIT_OK

@@ -19,6 +19,7 @@ from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.proxy_protocol import NoProxyHeader, Peer, is_balancer, receive_proxy_header
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
 from dicom_node.tls import RenewedContext, server_files
@@ -201,6 +202,7 @@ class Receiver:
 
         limits = self._settings.receiver
         try:
+            peer = self._peer_behind(sock, host)
             association = accept_association(
                 sock,
                 judge=judge,
@@ -210,6 +212,7 @@ class Receiver:
                 acse_timeout_s=limits.acse_timeout_s,
                 network_timeout_s=limits.network_timeout_s,
                 tls=tls,
+                peer=peer,
             )
             assert admitted is not None
             service = StorageScp(
@@ -232,6 +235,9 @@ class Receiver:
         except NoTls as error:
             log.warning("No TLS with a peer", extra={"host": host, "reason": str(error)})
             self._admission.note_failure(host, str(error))
+        except NoProxyHeader as error:
+            log.warning("No association through a balancer", extra={"host": host, "reason": str(error)})
+            self._admission.note_failure(host, str(error))
         except NegotiationFailed as error:
             log.info("No association", extra={"host": host, "reason": str(error)})
         except Exception:
@@ -244,6 +250,13 @@ class Receiver:
             if service is not None:
                 service.close()
             sock.close()
+
+    def _peer_behind(self, sock: socket.socket, host: str) -> Peer | None:
+        """Return for whom a balancer connects; None where the other end of the connection is the peer itself."""
+        limits = self._settings.receiver
+        if not limits.proxy_protocol_from or not is_balancer(host, limits.proxy_protocol_from):
+            return None
+        return receive_proxy_header(sock, limits.acse_timeout_s)
 
     def _commitment(self, request: AssociationRequest, rights: Rights) -> CommitmentScp | None:
         if self._database is None:

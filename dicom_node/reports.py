@@ -77,7 +77,7 @@ def show_status(
 def show_certificates(console: Console, certificates: Sequence[Expiry], warn_days: int) -> None:
     """Print how long the certificates of the settings still hold."""
     for found in certificates:
-        is_due = bool(found.problem) or (found.days_left is not None and found.days_left < warn_days)
+        is_due = bool(found.problem) or found.ends_soon(warn_days)
         said = found.sentence or f"{found.path}: {found.problem}"
         _say(console, f"Certificate {found.setting}: {said}", style="bold red" if is_due else "")
 

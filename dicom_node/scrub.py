@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import Examined, examine
+from dicom_node.integrity import Examined
 from dicom_node.ledger.checks import CheckLedger
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Scrub:
         for one in self._ledger.due(self._period_s, _MOST_OBJECTS):
             if self._credit <= 0:
                 break
-            result = examine(self._store.path(one.key), one, from_disk=True)
+            _, result = self._store.examine(one.key, one, from_disk=True)
             self._credit -= max(result.read_bytes, 4096)
             found.append((one.key, result))
         if found:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from config.settings import RouteSettings
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
+from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.states import ArrivalState
 
 log = logging.getLogger(__name__)
 
+UNREADABLE_PAUSE_S = 5.0
 NO_ROUTE = "no route matches: add [[routes]] or [fallback] for it to the settings, then `dicom-node reload`"
 
 
@@ -33,7 +35,7 @@ class SeriesWatch:
     ledger
         The arrivals.
     find_route
-        Route for the instance that opened an arrival, or None.
+        Route for the instance that opened an arrival, or None; StoreUnavailable if that can't be known now.
     clock
         Seconds since the epoch.
     known_routes
@@ -50,6 +52,8 @@ class SeriesWatch:
 
     def __post_init__(self) -> None:
         self._routes: dict[int, RouteSettings | None] = {}
+        # When a series whose files could not be read is looked at again.
+        self._again_at: dict[int, float] = {}
         # Of each idle arrival its last activity, and when this process first saw it: the wall clock may be set back.
         self._idle_since: dict[int, tuple[float, float]] = {}
 
@@ -63,8 +67,17 @@ class SeriesWatch:
             number: known if (known := self._idle_since.get(number)) and known[0] == seen[0] else seen
             for number, seen in since.items()
         }
+        self._again_at = {a.arrival_id: self._again_at[a.arrival_id] for a in idle if a.arrival_id in self._again_at}
         for arrival in idle:
-            route = self._route(arrival.arrival_id)
+            if self.monotonic() < self._again_at.get(arrival.arrival_id, 0.0):
+                continue
+            try:
+                route = self._route(arrival.arrival_id)
+            except StoreUnavailable as error:
+                # It may be this file alone: the other series go on.
+                self._again_at[arrival.arrival_id] = self.monotonic() + UNREADABLE_PAUSE_S
+                log.warning("Series waits for its files", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+                continue
             quiet_period_s = (
                 route.quiet_period_s if route is not None else RouteSettings.model_fields["quiet_period_s"].default
             )

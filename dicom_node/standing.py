@@ -11,11 +11,14 @@ from config.settings import DestinationSettings
 from dicom_node.destinations.base import Destination, StepState
 from dicom_node.errors import OperationRefused
 from dicom_node.ledger.deliveries import DeliveryLedger
-from dicom_node.ledger.destinations import DestinationLedger, DestinationLine
+from dicom_node.ledger.destinations import DestinationLedger, DestinationLine, HoldScope
 from dicom_node.ledger.operations import OperationLedger
 from dicom_node.states import BreakerState, DeliveryState
 
 log = logging.getLogger(__name__)
+
+# A peer that takes none of the classes that a probe asks about may take those that it is sent.
+_ANSWERS = frozenset({"contexts", "compression"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +57,26 @@ class StandingWatch:
         if destination is None or settings is None:
             self.standings.close(name, "no longer in the settings")
             return
-        failed = [step for step in destination.probe() if step.state is StepState.FAILED]
+        failed = [s for s in destination.probe() if s.state is StepState.FAILED and s.name not in _ANSWERS]
         if failed:
-            self.standings.delay_probe(name, settings.breaker.probe_every_s)
+            self.standings.delay_probe(name, settings.breaker.probe_every_s, failed[0].sentence)
             log.info("Destination is still down", extra={"destination": name, "reason": failed[0].sentence})
         elif self.standings.close(name, "it answered a probe"):
             log.info("Destination answers again", extra={"destination": name})
 
     def give_up_and_turn(self) -> None:
-        """Hand what waits for a destination that is down to its failover, and give up what has waited too long."""
+        """Hand what waits for a destination that is down to its failover, and give up what has waited too long.
+
+        A destination on hold is the operator's: what waits for it goes nowhere else by itself.
+        """
+        held = {hold.subject for hold in self.standings.holds() if hold.scope is HoldScope.DESTINATION}
         for line in self.standings.lines():
             settings = self.settings.get(line.name)
             if settings is None or line.state is not BreakerState.OPEN:
                 continue
-            if settings.failover is not None and self.clock() - line.since >= settings.failover_after_s:
-                self._turn(line, settings.failover)
+            failover = None if line.name in held else settings.failover
+            if failover is not None and self.clock() - line.since >= settings.failover_after_s:
+                self._turn(line, failover)
             max_age_h = settings.retry.max_age_h
             reason = f"{line.name} is down, and the delivery has waited for {max_age_h:g} h: {line.reason}"
             for delivery_id in self.deliveries.abandon_waiting(line.name, max_age_h * 3600, reason):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,16 @@ _NO_ROOM = 1 << 20
 
 RESTORING = "restore-unfinished"
 """File in the data folder while a backup is brought back; left behind by a restore that was interrupted."""
+_DATA_DIR_ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EACCES: "give it to the user that runs the node",
+    errno.EPERM: "give it to the user that runs the node",
+    errno.EROFS: "mount its file system for writing, or name another node.data_dir",
+    errno.EEXIST: "what lies there is no folder; name another node.data_dir",
+    errno.ENOTDIR: "what lies there is no folder; name another node.data_dir",
+    errno.EIO: "its disk fails: see the kernel's log",
+}
 
 EXIT_OK = 0
 EXIT_FOUND_FAULTS = 1
@@ -114,13 +125,17 @@ def open_store(settings: Settings) -> InstanceStore:
 
 
 @contextmanager
-def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]:
+def open_state(
+    settings: Settings, *, thorough: bool = False, database_timeout_s: float | None = None
+) -> Iterator[State]:
     """Open the ledger and the instance store, creating what is missing.
 
     Parameters
     ----------
     thorough
         Also have the database look for damage, which reads all of a SQLite file.
+    database_timeout_s
+        Longest wait for an answer of the database, in seconds, where that of the settings is too short.
 
     Raises
     ------
@@ -128,7 +143,7 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
         If the data folder can't be written, the database can't be reached, or its tables are of another version.
     """
     data_dir = settings.node.data_dir
-    if (data_dir / RESTORING).exists():
+    if os.path.exists(data_dir / RESTORING):
         raise StartRefused(f"{data_dir} holds half a backup: do `dicom-node restore` again, to its end", EXIT_DATA_DIR)
     try:
         store = open_store(settings)
@@ -139,12 +154,14 @@ def open_state(settings: Settings, *, thorough: bool = False) -> Iterator[State]
             f"{error} ({place} does not answer): check [storage], and the credentials in the environment", EXIT_DATA_DIR
         ) from error
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "make room on its disk" if is_full else "give it to the user that runs the node"
+        advice = _DATA_DIR_ADVICE.get(error.errno or 0, "correct node.data_dir")
         raise StartRefused(
             f"{error.filename or data_dir} can't be written ({error.strerror}): {advice}", EXIT_DATA_DIR
         ) from error
-    database = Database(ledger_url(settings.node.database_url, data_dir))
+    database = Database(
+        ledger_url(settings.node.database_url, data_dir),
+        timeout_s=database_timeout_s or settings.node.database_timeout_s,
+    )
     try:
         _open(database, data_dir)
         if thorough:

@@ -97,7 +97,11 @@ DELIVERY: Transitions[DeliveryState] = {
     (DeliveryState.PENDING, "hold"): DeliveryState.HELD,
     (DeliveryState.PENDING, "abandon"): DeliveryState.ABANDONED,
     (DeliveryState.SENT, "request_commitment"): DeliveryState.COMMITTING,
+    # For what it had sent before the rest went elsewhere.
+    (DeliveryState.REROUTED, "request_commitment"): DeliveryState.COMMITTING,
     (DeliveryState.COMMITTING, "commit"): DeliveryState.COMMITTED,
+    # The settings ask its destination for no commitment any more.
+    (DeliveryState.COMMITTING, "drop_commitment"): DeliveryState.SENT,
     # The operator's `queue cancel`, `queue release` and `queue reroute`.
     (DeliveryState.PENDING, "cancel"): DeliveryState.CANCELLED,
     (DeliveryState.SENDING, "cancel"): DeliveryState.CANCELLED,

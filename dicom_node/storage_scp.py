@@ -35,7 +35,6 @@ from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources
 from dicom_node.fault_points import fault_point
 from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
-from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
 from dicom_node.pace import Pace
@@ -287,7 +286,7 @@ class StorageScp:
         kept = self._ledger.find_stored(instance_id)
         if kept is None:
             return again.key
-        examined = examine(self._store.path(kept.key), kept)
+        _, examined = self._store.examine(kept.key, kept)
         if examined.is_sound:
             return again.key
         new = StoredFile(key=again.key, size=again.size, dataset_offset=again.dataset_offset, digest=again.digest)
@@ -299,17 +298,23 @@ class StorageScp:
     def _quarantine(self, context: AcceptedContext, command: CommandSet, incoming: IncomingObject, reason: str) -> None:
         stored = self._store.quarantine(incoming, reason)
         fault_point("quarantine.explained")
-        self._ledger.record_quarantined(
-            association_id=self._association_id,
-            key=stored.key,
-            size=stored.size,
-            dataset_offset=stored.dataset_offset,
-            digest=stored.digest,
-            reason=reason,
-            sop_class_uid=command.sop_class_uid,
-            sop_instance_uid=command.sop_instance_uid,
-            transfer_syntax_uid=context.transfer_syntax,
-        )
+        try:
+            self._ledger.record_quarantined(
+                association_id=self._association_id,
+                key=stored.key,
+                size=stored.size,
+                dataset_offset=stored.dataset_offset,
+                digest=stored.digest,
+                reason=reason,
+                sop_class_uid=command.sop_class_uid,
+                sop_instance_uid=command.sop_instance_uid,
+                transfer_syntax_uid=context.transfer_syntax,
+            )
+        except LedgerUnavailable as error:
+            # As in `_conclude`: the sender is told to try again, and each try would leave a copy.
+            if not error.may_be_committed:
+                self._store.delete(stored.key)
+            raise
 
 
 class _Reception:

@@ -39,7 +39,9 @@ class Role:
     command
         Arguments to start it.
     fatal_codes
-        Exit codes that another start would only repeat, such as a port that is taken.
+        Exit codes that another start would only repeat, such as a port that is taken. They count until the process has
+        run steadily once: one that ran and can't start now, because its database is away or somebody is editing the
+        settings, is tried again, and the other roles go on.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Role:
     started_at: float = field(default=0.0, init=False)
     start_at: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)
+    was_steady: bool = field(default=False, init=False)
 
 
 def restart_delay_s(failures: int) -> float:
@@ -116,11 +119,13 @@ class Supervisor:
             return
         _close(role.process)
         role.process = None
-        if code in role.fatal_codes:
+        is_steady = now - role.started_at >= STEADY_S
+        role.was_steady |= is_steady
+        if code in role.fatal_codes and not role.was_steady:
             self._exit_code = code
             self._stop.set()
             return
-        role.failures = 1 if now - role.started_at >= STEADY_S else role.failures + 1
+        role.failures = 1 if is_steady else role.failures + 1
         delay_s = restart_delay_s(role.failures)
         role.start_at = now + delay_s
         log.error("Process ended and is started again", extra={"child": role.name, "code": code, "delay_s": delay_s})

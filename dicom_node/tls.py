@@ -15,12 +15,14 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from config.settings import PeerTlsSettings, TlsSettings
-from dicom_node.certificates import Certificate, CertificateUnusable, parse_certificate, require_pair
+from dicom_node.certificates import Certificate, parse_certificate, require_pair
 from dicom_node.data_phase import close_gently
 from dicom_node.errors import NodeError
+from dicom_node.pem_files import CertificateUnusable
+from dicom_node.revocation import read_lists
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +118,20 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     _load_own(context, settings.certificate, settings.key)
     if settings.ca is not None and settings.client_certificates != "none":
         _load_authorities(context, settings.ca)
+        if settings.crl is not None:
+            load_revocation_lists(context, settings.crl, settings.crl_check)
     return context
 
 
 def client_context(settings: PeerTlsSettings) -> ssl.SSLContext:
-    """Return the context for connections to a destination; `TlsUnusable` as of `server_context`."""
+    """Return the context for connections to a peer that we call; `TlsUnusable` as of `server_context`."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, settings.min_version)
     context.check_hostname = settings.check_name
     context.verify_mode = ssl.CERT_REQUIRED
     if settings.ca is not None:
         _load_authorities(context, settings.ca)
+        if settings.crl is not None:
+            load_revocation_lists(context, settings.crl, settings.crl_check)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if settings.certificate is not None and settings.key is not None:
@@ -158,6 +164,26 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
         context.load_verify_locations(cafile=path)
     except OSError as error:
         raise TlsUnusable(f"authorities {path}: {_said(error)}") from error
+
+
+def load_revocation_lists(context: ssl.SSLContext, path: Path, check: Literal["chain", "leaf"]) -> None:
+    """Make a context refuse the certificates in the lists of a file, and all whose authority has no valid one there.
+
+    That is OpenSSL's way, and no setting softens it: who could keep the next list from reaching the node could
+    otherwise go on with a stolen key.
+
+    Raises
+    ------
+    TlsUnusable
+        If the file holds no lists, or more than lists.
+    """
+    try:
+        # A certificate in it would become an authority.
+        read_lists(path)
+        context.load_verify_locations(cafile=path)
+    except (CertificateUnusable, OSError) as error:
+        raise TlsUnusable(f"revocation lists {path}: {_said(error)}") from error
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN if check == "chain" else ssl.VERIFY_CRL_CHECK_LEAF
 
 
 def _said(error: Exception) -> str:
@@ -229,12 +255,16 @@ def _fingerprint(path: Path) -> tuple[int, ...] | None:
 
 def server_files(settings: TlsSettings) -> RenewedContext:
     """Return the receiver's context, which follows its files."""
-    return RenewedContext(lambda: server_context(settings), (settings.certificate, settings.key, settings.ca))
+    return RenewedContext(lambda: server_context(settings), _files(settings))
 
 
 def client_files(settings: PeerTlsSettings) -> RenewedContext:
-    """Return the context for a destination, which follows its files."""
-    return RenewedContext(lambda: client_context(settings), (settings.certificate, settings.key, settings.ca))
+    """Return the context for a peer that we call, which follows its files."""
+    return RenewedContext(lambda: client_context(settings), _files(settings))
+
+
+def _files(settings: TlsSettings | PeerTlsSettings) -> tuple[Path | None, ...]:
+    return settings.certificate, settings.key, settings.ca, settings.crl
 
 
 def accept_tls(sock: socket.socket, context: ssl.SSLContext, timeout_s: float) -> TlsSocket:
@@ -289,6 +319,10 @@ _BY_REASON: Final = {
 }
 # X509_V_ERR_* of OpenSSL.
 _BY_VERIFY_CODE: Final = {
+    3: "the file that crl names has no revocation list of its authority, or of one above: add it",
+    8: "the revocation list of its authority is not signed by that authority: get it anew",
+    11: "the revocation list of its authority is not valid yet: is the clock right?",
+    12: "the revocation list of its authority is overdue: put the next one into the file that crl names",
     9: "its certificate is not valid yet: is the clock right, here and there?",
     10: "its certificate, or one above it, is expired: it has to be renewed there",
     18: "its certificate is signed by itself, and not known: add it to the file that ca names",

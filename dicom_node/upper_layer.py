@@ -6,6 +6,7 @@ Everything runs in the calling thread; see `negotiation` and `data_phase` for th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import mmap
 import socket
@@ -18,10 +19,19 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from pydicom.uid import UID
+from pynetdicom import build_role
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AddressInformation
 
-from dicom_node.command_set import CommandField, CommandSet, build_echo_request, build_store_request
+from dicom_node.command_set import (
+    RESPONSE,
+    CommandField,
+    CommandSet,
+    build_echo_request,
+    build_response,
+    build_store_request,
+    parse_command_set,
+)
 from dicom_node.data_phase import (
     DataPhase,
     DataPhaseError,
@@ -88,6 +98,12 @@ RESPONSE_PDU_BYTES: Final = 16_384
 """Largest PDU that we announce as requestor: what comes back is responses."""
 
 
+_LOOK_S: Final = 0.25
+
+Answer = Callable[[DataPhase, AcceptedContext, CommandSet], tuple[int, str]]
+"""Reads the data set of a request and carries it out; returns status and Error Comment of its response."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreResponse:
     """What a C-STORE-RSP says: Status (0000,0900) and Error Comment (0000,0902)."""
@@ -112,6 +128,7 @@ def open_association(
     dimse_timeout_s: float = 60.0,
     tls: RenewedContext | None = None,
     server_name: str | None = None,
+    scp_role: str | None = None,
 ) -> RequestedAssociation:
     """Connect, negotiate, and return the established association.
 
@@ -127,6 +144,9 @@ def open_association(
         Where given, TLS is spoken, and never anything else.
     server_name
         Name that the peer's certificate is to have, where that is not `host`.
+    scp_role
+        SOP class that we offer to be the SCP of, instead of its SCU (PS3.7 D.3.3.4). An answer is not waited for:
+        old peers leave it out.
 
     Raises
     ------
@@ -164,6 +184,8 @@ def open_association(
             build_context(2 * n + 1, context.abstract_syntax, context.transfer_syntaxes)
             for n, context in enumerate(contexts)
         ]
+        if scp_role is not None:
+            association.requestor.add_negotiation_item(build_role(UID(scp_role), scp_role=True))
         association.acse.negotiate_association()
         if not association.is_established:
             raise _negotiation_error(association, where, sock)
@@ -264,6 +286,72 @@ class RequestedAssociation:
             response = self._response(message_id, CommandField.C_STORE_RSP)
         return StoreResponse(status=response.status or 0, error_comment=response.error_comment)
 
+    def exchange(
+        self,
+        context_id: int,
+        command: Callable[[int], bytes],
+        data_set: bytes,
+        *,
+        answer: Answer | None = None,
+    ) -> CommandSet:
+        """Send a request with a data set and wait for its response.
+
+        Parameters
+        ----------
+        context_id
+            Of an accepted context.
+        command
+            Builds the command set for the Message ID that it is given.
+        data_set
+            In the transfer syntax of the context.
+        answer
+            Answers requests of the peer that come before the response; without it they break the protocol.
+
+        Raises
+        ------
+        AssociationAborted, NetworkTimeout
+            The association is over then, and whether the peer did what it was asked is unknown.
+        """
+        message_id = self._next_message_id()
+        request = command(message_id)
+        with self._as_delivery_errors():
+            self._phase.send_message(context_id, request, memoryview(data_set))
+            response_field = CommandField(parse_command_set(request).command_field | RESPONSE)
+            while True:
+                if answer is None:
+                    return self._response(message_id, response_field)
+                received_on, received = self._phase.receive_command()
+                if received.is_response:
+                    return self._checked(received_on, received, message_id, response_field)
+                self._answer(received_on, received, answer)
+
+    def listen(self, wait_s: float, *, answer: Answer, is_enough: Callable[[], bool]) -> None:
+        """Answer requests of the peer for `wait_s` seconds, or until `is_enough` says so or the peer ends it all."""
+        end = time.monotonic() + wait_s
+        while self._is_open and not is_enough():
+            left_s = end - time.monotonic()
+            if left_s <= 0:
+                return
+            try:
+                if self._phase.has_input(min(_LOOK_S, left_s)):
+                    received_on, received = self._phase.receive_command()
+                    if received.is_response:
+                        raise ProtocolViolation("a response to nothing", source=0, reason=0)
+                    self._answer(received_on, received, answer)
+            except ReleaseRequested:
+                self._is_open = False
+                self._phase.confirm_release()
+                self._phase.close()
+            except DataPhaseError as error:
+                log.info("The peer ended the association", extra={"peer": self._where, "reason": str(error)})
+                self._is_open = False
+                self._phase.abort()
+                self._phase.close()
+
+    def _answer(self, context_id: int, request: CommandSet, answer: Answer) -> None:
+        status, comment = answer(self._phase, self.accepted[context_id], request)
+        self._phase.send_message(context_id, build_response(request, status, comment))
+
     def release(self) -> None:
         """Release the association; a peer that does not confirm in time is aborted, which is logged and no error."""
         if self._is_open:
@@ -296,7 +384,11 @@ class RequestedAssociation:
         return self._message_id
 
     def _response(self, message_id: int, command_field: CommandField) -> CommandSet:
-        context_id, command = self._phase.receive_command()
+        return self._checked(*self._phase.receive_command(), message_id, command_field)
+
+    def _checked(
+        self, context_id: int, command: CommandSet, message_id: int, command_field: CommandField
+    ) -> CommandSet:
         if command.has_data_set:
             self._phase.receive_data_set(context_id, len)
         if command.command_field != command_field or command.message_id_being_responded_to != message_id:
@@ -381,6 +473,7 @@ def accept_association(
     acse_timeout_s: float,
     network_timeout_s: float,
     tls: RenewedContext | None = None,
+    peer: tuple[str, int] | None = None,
 ) -> AcceptedAssociation:
     """Negotiate the association that a peer requests on a new connection.
 
@@ -399,6 +492,8 @@ def accept_association(
         Longest silence on the established association; see `DataPhase`.
     tls
         Where given, the connection begins with a TLS handshake; it takes of the time for the request.
+    peer
+        Address and port of the peer, where that is not the other end of the connection.
 
     Raises
     ------
@@ -426,6 +521,8 @@ def accept_association(
             raise _no_request(association)
         association.requestor.primitive = received
         request = _association_request(association, received, sock)
+        if peer is not None:
+            request = dataclasses.replace(request, host=peer[0], port=peer[1])
         rejection = judge(request)
         if rejection is not None:
             association.acse.send_reject(rejection.result, rejection.source, rejection.reason)

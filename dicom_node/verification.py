@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import Examined, Finding, examine
+from dicom_node.integrity import Examined, Finding
 from dicom_node.ledger.balance import Balance, BalanceLedger, Count, StoredFile
 from dicom_node.ledger.checks import CheckLedger
 from dicom_node.object_keeping import StoreUnavailable
@@ -138,7 +138,7 @@ def _examine(store: InstanceStore, file: StoredFile, *, deep: bool) -> Examined:
     """Look at an object; where it lies on another machine it is fetched only to be read."""
     try:
         if deep:
-            return examine(store.path(file.key), file, from_disk=True)
+            return store.examine(file.key, file, from_disk=True)[1]
         size = store.size(file.key)
     except (OSError, StoreUnavailable) as error:
         return Examined(finding=Finding.UNREADABLE, reason=f"the file can't be read: {error}")

@@ -7,16 +7,18 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
-from dbos import DBOS
+from dbos import DBOS, DBOSClient
 from pydicom.dataset import Dataset
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
@@ -31,12 +33,13 @@ from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import DiskCare
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
-from dicom_node.errors import IllegalTransition, LedgerUnavailable, OperationRefused, UnsupportedPixels
+from dicom_node.errors import IllegalTransition, LedgerUnavailable, OperationRefused, UnsupportedPixels, describe
 from dicom_node.fault_points import fault_point
+from dicom_node.hand_over import hand_over
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
-from dicom_node.ledger.database import bounded_url, reopen_after_faults
+from dicom_node.ledger.database import bounded_engine_options, bounded_url, reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.ledger.operations import OperationLedger
@@ -68,6 +71,13 @@ log = logging.getLogger(__name__)
 # Fixed, so that an upgraded node takes up what the old one left. To be raised with a workflow whose steps changed.
 WORKFLOW_VERSION = "1"
 _MOST_JOBS = 100
+_UNREADABLE_FOR_S = 3600.0
+# For each of the last parts of a stop; the supervisor waits 10 s longer than for the drain.
+_END_S = 4.0
+
+
+class UnreadableNow(StoreUnavailable):
+    """Files that are there can't be read, for trouble of this machine or of the folder."""
 
 
 def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
@@ -93,6 +103,9 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
             config={
                 "name": "lowdose-node",
                 "system_database_url": workflow_database_url(settings),
+                "db_engine_kwargs": bounded_engine_options(
+                    workflow_database_url(settings), settings.node.database_timeout_s
+                ),
                 "application_version": WORKFLOW_VERSION,
                 "executor_id": name,
                 "log_level": "ERROR",
@@ -139,10 +152,12 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
                 history=SettingsChangeLedger(state.database, settings.node.name),
                 apply=change,
             ).work_until(stop, asked)
-            scheduler.shutdown(wait=True)
+            # Whatever waits for a database that is away must not hold up the end.
+            _within(settings.node.drain_s, "the jobs", lambda: scheduler.shutdown(wait=True))
             if not workflows.finish_in_hand(settings.node.drain_s):
-                log.warning("Stopped with work in hand; it is taken up at the next start")
-            DBOS.destroy()
+                log.warning("Stopped with work in hand; others take it up, or the next start")
+            _within(_END_S, "the workflow engine", DBOS.destroy)
+            _within(_END_S, "the handing over", lambda: _hand_over(settings, state, name, workflows.counted))
     logging.shutdown()
     # Threads of the engine that still work, or wait for a turn, would hold up the end of the interpreter.
     sys.stderr.flush()
@@ -190,6 +205,44 @@ def take_up_again(state: State, names: Sequence[str]) -> None:
                     log.info("Not taken up again", extra={"delivery": line.delivery_id, "reason": str(error)})
 
 
+def _within(seconds: float, what: str, end: Callable[[], object]) -> None:
+    """Run a part of the stop, and go on without it where it takes too long or fails: nothing depends on it."""
+
+    def run() -> None:
+        try:
+            end()
+        except Exception as error:  # noqa: BLE001 - the top of this thread
+            # What is left undone is found by others, by this worker's absence.
+            log.warning("A part of the stop failed", extra={"part": what, "reason": describe(error)})
+
+    thread = threading.Thread(target=run, name=f"stop-{what}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        log.warning("A part of the stop took too long", extra={"part": what, "seconds": seconds})
+
+
+def _hand_over(settings: Settings, state: State, executor: str, counted: Collection[int]) -> None:
+    engine = workflow_engine(settings)
+    try:
+        client = DBOSClient(system_database_engine=engine, retry_connection_errors=False)
+        hand_over(
+            client,
+            executor,
+            arrivals=ArrivalLedger(state.database),
+            deliveries=DeliveryLedger(state.database),
+            counted=counted,
+        )
+    finally:
+        engine.dispose()
+
+
+def workflow_engine(settings: Settings) -> Engine:
+    """Return connections to the workflow engine's database, for those who are not the engine."""
+    url = workflow_database_url(settings)
+    return create_engine(url, **bounded_engine_options(url, settings.node.database_timeout_s))
+
+
 def workflow_database_url(settings: Settings) -> str:
     """Return where the workflow engine keeps its state: a SQLite file in the data folder, or the same PostgreSQL."""
     url = settings.node.database_url
@@ -199,7 +252,24 @@ def workflow_database_url(settings: Settings) -> str:
 
 
 def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | None]:
-    """Return the function that finds the route of the instance that opened an arrival."""
+    """Return the function that finds the route of the instance that opened an arrival.
+
+    It raises `StoreUnavailable` while no file of the arrival can be read, for an hour at most: then the route that asks
+    for nothing has to do.
+    """
+    unreadable_since: dict[int, float] = {}
+
+    def header_of(stored: StoredInstance) -> Dataset | None:
+        try:
+            header = _header_to_route_by(state, stored)
+        except UnreadableNow as error:
+            since = unreadable_since.setdefault(stored.arrival_id, time.monotonic())
+            if time.monotonic() - since < _UNREADABLE_FOR_S:
+                raise
+            log.error("Series is routed without its header", extra={"arrival": stored.arrival_id, "reason": str(error)})
+            header = None
+        unreadable_since.pop(stored.arrival_id, None)
+        return header
 
     def find(stored: StoredInstance) -> RouteSettings | None:
         # The first instance of a series decides for all of it, for those that come late too: they belong to the same
@@ -213,7 +283,7 @@ def route_finder(state: State) -> Callable[[StoredInstance], RouteSettings | Non
             called_ae_title=stored.called_ae_title,
             source=_source_of(stored, state.settings.sources),
         )
-        route, _ = match_route(state.settings.routes_in_order, _header_to_route_by(state, stored), sender)
+        route, _ = match_route(state.settings.routes_in_order, header_of(stored), sender)
         return route
 
     return find
@@ -240,36 +310,40 @@ def _header_to_route_by(state: State, stored: StoredInstance) -> Dataset | None:
 
 def _readable_header(state: State, stored: StoredInstance) -> Dataset | None:
     """Return the header of `stored`; where that is broken, of the first instance of its arrival that is not."""
-    header = _read_header(state.store, stored)
+    header, fault = _read_header(state.store, stored)
     if header is not None:
         return header
     for other in ArrivalLedger(state.database).instances(stored.arrival_id):
-        header = _read_header(state.store, other)
+        header, other_fault = _read_header(state.store, other)
         if header is not None:
             return header
+        fault = fault or other_fault
+    if fault is not None:
+        # A disk or a folder that fails now, and not the object: another route's destinations may be wrong for it, and
+        # what can't be read can't be sent to any.
+        raise UnreadableNow(f"storage failed: {fault.strerror or fault}") from fault
     # It is passed through, but to the destinations that its Modality and the like are meant for, as far as they are
     # there; a route that asks for something behind them can't take it.
     try:
         return read_beginning(state.store.path(stored.key))
-    except OSError:
-        # Only a route that asks nothing of the object can take it.
-        return None
+    except OSError as error:
+        raise UnreadableNow(f"storage failed: {error.strerror or error}") from error
 
 
-def _read_header(store: InstanceStore, stored: StoredInstance) -> Dataset | None:
+def _read_header(store: InstanceStore, stored: StoredInstance) -> tuple[Dataset | None, OSError | None]:
     try:
         with open_part10(store.path(stored.key), folder=store.scratch) as part10:
-            return part10.header
+            return part10.header, None
     except (UnsupportedPixels, OSError) as error:
         log.warning(
             "Header can't be read",
             extra={
                 "instance": stored.instance_id,
                 "sop_instance_uid": stored.sop_instance_uid,
-                "reason": str(error),
+                "reason": describe(error),
             },
         )
-        return None
+        return None, error if isinstance(error, OSError) and error.errno is not None else None
 
 
 def _courier(state: State, book: DestinationBook) -> Courier:

@@ -20,6 +20,7 @@ from dicom_node.delivery import Courier
 from dicom_node.enhancement import LATE, ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.fault_points import fault_point
+from dicom_node.held_workflows import HeldWorkflows, held
 from dicom_node.ledger.arrivals import (
     Arrival,
     ArrivalLedger,
@@ -102,6 +103,7 @@ class Workflows(DBOSConfiguredInstance):
         # What this process has counted an attempt for. A step that is retried in the same process counts once: the
         # number says how many processes began the image, and all of them but the last have ended over it.
         self._counted: set[int] = set()
+        self.held = HeldWorkflows()
         # Likewise the attempts at the report of each arrival that this process is about to conclude.
         self._begun_reports: dict[int, int] = {}
 
@@ -112,6 +114,11 @@ class Workflows(DBOSConfiguredInstance):
         DBOS.register_queue(IMAGE_QUEUE, worker_concurrency=1, polling_interval_sec=0.2)
         # One delivery at a time in each partition: a destination has as many partitions as associations allowed.
         DBOS.register_queue(DELIVER_QUEUE, partition_concurrency=1, polling_interval_sec=0.2)
+
+    @property
+    def counted(self) -> frozenset[int]:
+        """Images that this process has begun and not ended."""
+        return frozenset(self._counted)
 
     def finish_in_hand(self, timeout_s: float) -> bool:
         """Begin nothing more, and wait for the images and associations in progress; False if they took too long."""
@@ -125,6 +132,7 @@ class Workflows(DBOSConfiguredInstance):
     # -- a series -------------------------------------------------------------------------------
 
     @DBOS.workflow(name="enhance_series", max_recovery_attempts=1000)
+    @held
     def enhance_series(self, arrival_id: int, attempt: int) -> str:
         """Enhance every image of an arrival, then open its deliveries; returns the arrival's state."""
         images = self._begin(arrival_id, attempt)
@@ -140,11 +148,13 @@ class Workflows(DBOSConfiguredInstance):
         return self._conclude(arrival_id)
 
     @DBOS.workflow(name="enhance_image", max_recovery_attempts=1000)
+    @held
     def enhance_image(self, instance_id: int) -> None:
         """Enhance one image of a large series."""
         self._enhance(instance_id)
 
     @DBOS.workflow(name="follow_series", max_recovery_attempts=1000)
+    @held
     def follow_series(self, arrival_id: int, attempt: int) -> str:
         """Enhance what is left of an arrival whose originals have gone, one image at a time; returns its state."""
         images = self._begin(arrival_id, attempt)
@@ -401,6 +411,7 @@ class Workflows(DBOSConfiguredInstance):
     # -- a delivery -----------------------------------------------------------------------------
 
     @DBOS.workflow(name="deliver", max_recovery_attempts=1000)
+    @held
     def deliver(self, delivery_id: int, attempt: int) -> str:
         """Make one attempt to deliver; the ledger says when the next one is due."""
         if not self._take(delivery_id, attempt):

@@ -62,7 +62,9 @@ def commitment_service(settings: Settings) -> Section:
                             "`max_references` SOP instances, under a Transaction UID that is new (a UUID under 2.25) "
                             "and in the ledger before it goes out. Storage Media File-Set ID and UID are not sent.",
                             "The association stays open for `wait_s`. A report is taken on it, and at any later time "
-                            f"by the {RECEIVER_AE} on an association that the destination opens.",
+                            f"by the {RECEIVER_AE} on an association that the destination opens. Requests go over "
+                            "TLS where the destination's `tls`, or that of its commitment, says so; reports come over "
+                            "TLS alone where `report_tls` or `report_certificates` say so.",
                             "Without a report for `timeout_s`, twice as long each time up to "
                             f"{LONGEST_TIMEOUT_S / 3600:g} h, what is left is asked for again under a new Transaction "
                             "UID. A report on an earlier one counts where it says yes. After `max_age_h` an alarm is "
@@ -97,7 +99,8 @@ def commitment_service(settings: Settings) -> Section:
                             "`host` and `port`, on an association that the "
                             f"{SENDER_AE} opens with the SCP role proposed; with `same_association`, or without "
                             f"`port`, on the association of the request, which is tried for {OPEN_ASSOCIATION_WAIT_S:g}"
-                            " s, or as long as it is open.",
+                            " s, or as long as it is open. Over TLS where the `tls` of the source's commitment says "
+                            "so, and then never without.",
                             "A report that is not taken is tried again with delays of "
                             f"{REPORT_RETRY.initial_delay_s:g} s to {REPORT_RETRY.max_delay_s:g} s, for `max_age_h`.",
                         )

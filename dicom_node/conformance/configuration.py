@@ -17,7 +17,7 @@ from dicom_node.conformance.markdown import Section, code, paragraph, table
 NOT_SHOWN: Final = frozenset(
     {
         *("data_dir", "database_url", "folder", "bucket", "prefix", "endpoint"),
-        *("certificate", "key", "ca", "headers"),
+        *("certificate", "key", "ca", "crl", "headers"),
         *SECRET_AND_TLS_FILES,
     }
 )
@@ -124,7 +124,7 @@ def _value(table_settings: BaseModel, name: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {key: _plain(item) for key, item in value if item is not None}
+        return {key: _plain(item) for key, item in value if item is not None and key not in NOT_SHOWN}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value

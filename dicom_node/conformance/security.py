@@ -31,13 +31,19 @@ def security(settings: Settings) -> Section:
                             "Cipher suites of TLS 1.2, by OpenSSL's names: "
                             + ", ".join(code(suite) for suite in CIPHERS)
                             + ". Of TLS 1.3: all that OpenSSL has on by default.",
-                            "Certificates: X.509 in PEM files; keys of RSA from 2048 bits, and of elliptic curves. No "
-                            "certificate revocation lists, no OCSP.",
+                            "Certificates: X.509 in PEM files; keys of RSA from 2048 bits, and of elliptic curves.",
+                            "Revocation: by lists (CRL, RFC 5280) in PEM files, of the peer and of each authority "
+                            "above it or of the peer alone, where `crl` names a file. A list that is overdue or "
+                            "missing refuses every peer of its authority. Delta and indirect lists are not used; no "
+                            "OCSP.",
                             "As acceptor it asks for a certificate of the peer unless `client_certificates` says "
                             "otherwise, and takes those of the authorities in `ca` alone. A source can be bound to "
                             "certificates.",
                             "As initiator it verifies the peer's certificate and its name, and shows its own where it "
                             "has one. It never falls back to a connection without TLS.",
+                            "Storage Commitment: requests and reports go over TLS in both directions, on the "
+                            "association of the request and on new ones. Reports of a destination can be taken over "
+                            "TLS alone (`report_tls`), and of certain certificates alone (`report_certificates`).",
                             "No renegotiation, no compression, no session tickets.",
                         )
                     ),
@@ -106,10 +112,16 @@ def security(settings: Settings) -> Section:
 def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
     node = settings.node
     here = f"this node, address {code(node.bind)}"
-    if not settings.tls.only:
-        yield "sources", here, code(node.port), "Verification, Storage"
-    if settings.tls.enabled:
-        yield "sources", here, code(settings.tls.port), "Verification, Storage, over TLS"
+    asks = any(source.commitment is not None for source in settings.sources)
+    served = "Verification, Storage, requests for Storage Commitment" if asks else "Verification, Storage"
+    reporters = [entry.name for entry in settings.dicom_destinations if entry.commitment is not None]
+    ports = [] if settings.tls.only else [(node.port, "")]
+    ports += [(settings.tls.port, ", over TLS")] if settings.tls.enabled else []
+    for port, over in ports:
+        yield "sources", here, code(port), f"{served}{over}"
+        for name in reporters:
+            if over or not _requires_tls(settings, name):
+                yield f"destination {code(name)}", here, code(port), f"reports of Storage Commitment{over}"
     for entry in settings.destinations:
         if isinstance(entry, DicomwebDestinationSettings):
             services = "STOW-RS; QIDO-RS by doctor and where a response is unclear"
@@ -117,6 +129,25 @@ def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
             continue
         over = ", over TLS" if entry.tls.enabled else ""
         yield "this node", f"destination {code(entry.name)}", code(entry.port), f"Storage, Verification by doctor{over}"
+        if (asked := entry.commitment) is not None:
+            tls = entry.tls if asked.tls is None else asked.tls
+            over = ", over TLS" if tls.enabled else ""
+            to = f"destination {code(entry.name)}"
+            yield "this node", to, code(asked.port or entry.port), f"requests for Storage Commitment{over}"
+    for source in settings.sources:
+        if source.commitment is not None and source.commitment.port is not None:
+            over = ", over TLS" if source.commitment.tls.enabled else ""
+            to = f"source {code(source.name)}"
+            yield "this node", to, code(source.commitment.port), f"reports of Storage Commitment{over}"
+
+
+def _requires_tls(settings: Settings, name: str) -> bool:
+    return any(
+        entry.name == name
+        and entry.commitment is not None
+        and (entry.commitment.report_tls == "required" or bool(entry.commitment.report_certificates))
+        for entry in settings.dicom_destinations
+    )
 
 
 def _in_these_settings(settings: Settings) -> str:

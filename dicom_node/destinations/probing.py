@@ -96,7 +96,7 @@ def probe_peer(
     if (
         walk.step("name", lambda: resolve_peer(peer))
         and walk.step("tcp", lambda: connect_peer(peer, connect_timeout_s))
-        and (tls is None or walk.step("tls", lambda: _secure(peer, tls, connect_timeout_s, clock())))
+        and (tls is None or walk.step("tls", lambda: secure_peer(peer, tls, connect_timeout_s, clock)))
     ):
         walk.step("association", lambda: _negotiate(peer, open_association, sop_classes, compression, walk))
     done = {step.name.split(":")[0] for step in walk.steps}
@@ -173,8 +173,11 @@ def connect_peer(peer: Peer, timeout_s: float) -> StepFinding:
     return _ok(f"{peer.address} accepts connections")
 
 
-def _secure(peer: Peer, tls: PeerTlsSettings, timeout_s: float, now: float) -> StepFinding:
+def secure_peer(
+    peer: Peer, tls: PeerTlsSettings, timeout_s: float, clock: Callable[[], float] = time.time
+) -> StepFinding:
     """Do a TLS handshake as a delivery does; where it fails, look at what the peer shows all the same."""
+    now = clock()
     try:
         context = client_context(tls)
         with _shake(peer, tls, context, timeout_s) as connection:

@@ -165,6 +165,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 _CERTIFICATE_FAULTS: Final[Mapping[int, str]] = {
+    3: "crl_file has no revocation list of its authority, or of one above; add it",
+    8: "the revocation list of its authority in crl_file is not signed by that authority; get it anew",
+    11: "the revocation list of its authority in crl_file is not valid yet; is the clock of this machine right?",
+    12: "the revocation list of its authority in crl_file is overdue; put the next one there",
     9: "its certificate is not valid yet; is the clock of this machine right?",
     10: "its certificate has expired; its administrator has to renew it",
     18: "its certificate is signed by itself; put it into a file and name that as ca_file",

@@ -17,6 +17,7 @@ import httpx
 from config.settings import DicomwebDestinationSettings
 from dicom_node.destinations.store_responses import MAX_RESPONSE_BYTES
 from dicom_node.errors import NodeError
+from dicom_node.tls import TlsUnusable, load_revocation_lists
 
 _MAX_SECRET_BYTES: Final = 65_536
 _TOKEN_MARGIN_S: Final = 60.0
@@ -199,6 +200,11 @@ def tls_context(settings: DicomwebDestinationSettings) -> ssl.SSLContext:
             # These alone: an authority of the internet has no say about a server of the house.
             context = ssl.create_default_context(cafile=settings.ca_file)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.crl_file is not None:
+        try:
+            load_revocation_lists(context, settings.crl_file, "chain")
+        except TlsUnusable as error:
+            raise NotSendable(f"crl_file ({settings.crl_file}) can't be used: {error}") from error
     with _usable("client_certificate or client_key", settings.client_certificate):
         if settings.client_certificate is not None:
             context.load_cert_chain(settings.client_certificate, settings.client_key, password=_no_passphrase)

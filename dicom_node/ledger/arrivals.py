@@ -329,6 +329,19 @@ class ArrivalLedger:
                 )
             return attempts
 
+    def give_back_attempt(self, instance_id: int) -> None:
+        """Take back the attempt at an image that was stopped in order: it has ended no process."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(enhancement)
+                .where(
+                    enhancement.c.instance_id == instance_id,
+                    enhancement.c.decision.is_(None),
+                    enhancement.c.attempts > 0,
+                )
+                .values(attempts=enhancement.c.attempts - 1)
+            )
+
     def decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None = None) -> bool:
         """Write what became of an image, once; False if that was decided before (e.g. by the deadline)."""
         now = self._database.now()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dicom_node.commitment_failures import (
@@ -17,12 +17,14 @@ from dicom_node.commitment_failures import (
     PROCESSING_FAILURE,
 )
 from dicom_node.ledger.database import Database, cut
+from dicom_node.ledger.operations import OPEN_REROUTED
 from dicom_node.ledger.schema import (
     arrival,
     commitment_request,
     commitment_request_item,
     delivery,
     delivery_item,
+    event,
     instance,
 )
 from dicom_node.states import DEAD_LETTERS, ArrivalState, DeliveryState, InstanceState, ItemState
@@ -31,6 +33,19 @@ _CONCLUDED: Final = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.va
 _DEAD: Final = frozenset(state.value for state in (*DEAD_LETTERS, DeliveryState.CANCELLED))
 _LEASE_S: Final = 120.0
 """A report that a process began and did not end is tried by another after this."""
+
+
+_BATCH: Final = 500
+# Of two processes that find something out at once, the first one's answer stays.
+_SET_OUTCOME = (
+    update(commitment_request_item)
+    .where(
+        commitment_request_item.c.request_id == bindparam("of_request"),
+        commitment_request_item.c.number == bindparam("of_number"),
+        commitment_request_item.c.outcome.is_(None),
+    )
+    .values(outcome=bindparam("found"))
+)
 
 
 class RequestState(enum.StrEnum):
@@ -197,10 +212,9 @@ class CommitmentRequestLedger:
         An answer once given for an instance stays. What is still on its way when `policy.wait_s` is over has failed.
         """
         now = self._database.now()
-        with self._database.write() as connection:
-            request = connection.execute(
-                select(commitment_request).where(commitment_request.c.id == request_id).with_for_update()
-            ).one()
+        # A request may name thousands, and is looked at again and again: only what was found is written.
+        with self._database.read() as connection:
+            request = connection.execute(select(commitment_request).where(commitment_request.c.id == request_id)).one()
             if request.state != RequestState.WAITING.value:
                 return bool(request.state == RequestState.DECIDED.value)
             items = connection.execute(
@@ -208,28 +222,26 @@ class CommitmentRequestLedger:
                     commitment_request_item.c.request_id == request_id, commitment_request_item.c.outcome.is_(None)
                 )
             ).all()
-            is_over = now - request.received_at >= policy.wait_s
-            is_open = False
-            for item in items:
-                outcome = judge_instance(connection, item.sop_class_uid, item.sop_instance_uid, policy)
-                if outcome is None and is_over:
-                    outcome = PROCESSING_FAILURE
-                if outcome is None:
-                    is_open = True
-                    continue
-                connection.execute(
-                    update(commitment_request_item)
-                    .where(
-                        commitment_request_item.c.request_id == request_id,
-                        commitment_request_item.c.number == item.number,
-                    )
-                    .values(outcome=outcome)
-                )
+            named = [(item.sop_class_uid, item.sop_instance_uid) for item in items]
+            outcomes = judge_instances(connection, named, policy)
+        if now - request.received_at >= policy.wait_s:
+            outcomes = [PROCESSING_FAILURE if outcome is None else outcome for outcome in outcomes]
+        found = [
+            {"of_request": request_id, "of_number": item.number, "found": outcome}
+            for item, outcome in zip(items, outcomes, strict=True)
+            if outcome is not None
+        ]
+        is_open = None in outcomes
+        if is_open and not found:
+            return False
+        with self._database.write() as connection:
+            if found:
+                connection.execute(_SET_OUTCOME, found)
             if is_open:
                 return False
             connection.execute(
                 update(commitment_request)
-                .where(commitment_request.c.id == request_id)
+                .where(commitment_request.c.id == request_id, commitment_request.c.state == RequestState.WAITING.value)
                 .values(state=RequestState.DECIDED.value, decided_at=now, next_attempt_at=now)
             )
             return True
@@ -298,28 +310,81 @@ class CommitmentRequestLedger:
             )
 
 
-def judge_instance(
-    connection: Connection, sop_class_uid: str, sop_instance_uid: str, policy: AnsweringPolicy
-) -> int | None:
-    """Return 0 where a SOP instance is safe without its sender, a Failure Reason where it is not, None if open.
+def judge_instances(
+    connection: Connection, references: Sequence[tuple[str, str]], policy: AnsweringPolicy
+) -> list[int | None]:
+    """Judge (SOP class, SOP instance) pairs: 0 where one is safe without its sender, a Failure Reason where not.
 
-    Safe means: every destination of its route has committed to what it was to get of it, and, unless the site has
-    decided otherwise, one of them to the original itself.
+    None where that is still open. Safe means: every destination of its route has committed to what it was to get of
+    it, and, unless the site has decided otherwise, one of them to the original itself.
     """
-    received = connection.execute(
-        select(instance, arrival.c.state.label("arrival_state"))
-        .join(arrival, arrival.c.id == instance.c.arrival_id)
-        .where(instance.c.sop_instance_uid == sop_instance_uid, instance.c.origin == "received")
-        .order_by(instance.c.revision.desc(), instance.c.id.desc())
-        .limit(1)
-    ).one_or_none()
-    if received is not None and received.same_as_id is not None:
-        # The same image, received before in another encoding: that one goes to the destinations.
-        received = connection.execute(
-            select(instance, arrival.c.state.label("arrival_state"))
-            .join(arrival, arrival.c.id == instance.c.arrival_id)
-            .where(instance.c.id == received.same_as_id)
-        ).one_or_none()
+    found: list[int | None] = []
+    for first in range(0, len(references), _BATCH):
+        batch = references[first : first + _BATCH]
+        received = _received(connection, [uid for _, uid in batch])
+        concluded = {row.arrival_id for row in received.values() if row.arrival_state in _CONCLUDED}
+        deliveries = _Deliveries(connection, concluded)
+        found += [_judge(received.get(uid), sop_class, deliveries, policy) for sop_class, uid in batch]
+    return found
+
+
+def _received(connection: Connection, uids: Sequence[str]) -> dict[str, Any]:
+    """Return, by SOP Instance UID, the newest received instance, or the one that stands for it."""
+    state = arrival.c.state.label("arrival_state")
+    query = select(instance, state).join(arrival, arrival.c.id == instance.c.arrival_id)
+    newest = {
+        row.sop_instance_uid: row
+        for row in connection.execute(
+            query.where(instance.c.sop_instance_uid.in_(uids), instance.c.origin == "received").order_by(
+                instance.c.revision, instance.c.id
+            )
+        )
+    }
+    # The same image, received before in another encoding: that one goes to the destinations.
+    standing_in = {row.same_as_id for row in newest.values() if row.same_as_id is not None}
+    if not standing_in:
+        return newest
+    first = {row.id: row for row in connection.execute(query.where(instance.c.id.in_(standing_in)))}
+    return {uid: first.get(row.same_as_id) if row.same_as_id is not None else row for uid, row in newest.items()}
+
+
+class _Deliveries:
+    """What the deliveries of some arrivals carry."""
+
+    def __init__(self, connection: Connection, arrival_ids: Collection[int]) -> None:
+        self.carried: dict[int, list[Any]] = {}
+        """By the received instance that they are of."""
+        self.destinations: dict[int, set[str]] = {}
+        """By arrival: those that its route names."""
+        of_these = delivery.c.arrival_id.in_(arrival_ids)
+        carried = (
+            select(
+                delivery.c.destination,
+                delivery.c.state.label("delivery_state"),
+                instance.c.id.label("instance_id"),
+                func.coalesce(instance.c.source_id, instance.c.id).label("received_id"),
+                delivery_item.c.state,
+                delivery_item.c.at,
+                delivery_item.c.committed_at,
+            )
+            .join(delivery_item, delivery_item.c.delivery_id == delivery.c.id)
+            .join(instance, instance.c.id == delivery_item.c.instance_id)
+            .where(of_these)
+        )
+        for row in connection.execute(carried):
+            self.carried.setdefault(row.received_id, []).append(row)
+        # A destination may have several deliveries. Of one that was rerouted, away or here, neither end carries all.
+        was_rerouted = exists().where(
+            event.c.subject == delivery.name,
+            event.c.subject_id == delivery.c.id,
+            event.c.event.in_(("reroute", OPEN_REROUTED)),
+        )
+        named = select(delivery.c.arrival_id, delivery.c.destination).where(of_these, ~was_rerouted)
+        for arrival_id, destination in connection.execute(named).tuples():
+            self.destinations.setdefault(arrival_id, set()).add(destination)
+
+
+def _judge(received: Any, sop_class_uid: str, deliveries: _Deliveries, policy: AnsweringPolicy) -> int | None:
     if received is None:
         return NO_SUCH_INSTANCE
     if received.sop_class_uid != sop_class_uid:
@@ -328,32 +393,8 @@ def judge_instance(
         return PROCESSING_FAILURE
     if received.arrival_state not in _CONCLUDED:
         return None
-    carried = connection.execute(
-        select(
-            delivery.c.id,
-            delivery.c.destination,
-            delivery.c.state.label("delivery_state"),
-            instance.c.id.label("instance_id"),
-            delivery_item.c.state,
-            delivery_item.c.at,
-            delivery_item.c.committed_at,
-        )
-        .select_from(delivery)
-        .outerjoin(delivery_item, delivery_item.c.delivery_id == delivery.c.id)
-        .outerjoin(instance, instance.c.id == delivery_item.c.instance_id)
-        .where(
-            delivery.c.arrival_id == received.arrival_id,
-            or_(instance.c.id == received.id, instance.c.source_id == received.id),
-        )
-    ).all()
-    # A destination may have several deliveries; and what was left of a rerouted one is another destination's to commit.
-    every = set(
-        connection.scalars(
-            select(delivery.c.destination).where(
-                delivery.c.arrival_id == received.arrival_id, delivery.c.state != DeliveryState.REROUTED.value
-            )
-        )
-    )
+    carried = deliveries.carried.get(received.id, [])
+    every = deliveries.destinations.get(received.arrival_id, set())
     if not carried or every - {row.destination for row in carried}:
         # A destination that was to get nothing of it can't vouch for it.
         return PROCESSING_FAILURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, update
 
-from dicom_node.commitment_failures import Remedy, describe_failure, remedy_for
-from dicom_node.errors import OperationRefused
+from dicom_node.commitment_failures import COMMITTED, Remedy, describe_failure, remedy_for
+from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.database import Database, change_state, cut, record_event
 from dicom_node.ledger.schema import (
     commitment_reference,
@@ -97,11 +98,21 @@ class NotTheDestination(Exception):
     """The report comes from a peer that may not speak for the destination of its transaction."""
 
 
-_is_committed: ColumnElement[bool] = and_(
+# Of a row of `delivery_item`.
+is_committed: ColumnElement[bool] = and_(
     delivery_item.c.committed_at.is_not(None),
     or_(delivery_item.c.at.is_(None), delivery_item.c.committed_at >= delivery_item.c.at),
 )
 _open_states = (DeliveryState.SENT.value, DeliveryState.COMMITTING.value)
+# What was sent before the rest went to another destination is to be committed, too.
+_sent_states = (DeliveryState.SENT.value, DeliveryState.REROUTED.value)
+
+
+def has_uncommitted() -> ColumnElement[bool]:
+    """Return the condition that a delivery has sent something that is not committed."""
+    return exists().where(
+        delivery_item.c.delivery_id == delivery.c.id, delivery_item.c.state == ItemState.SENT.value, ~is_committed
+    )
 
 
 class CommitmentLedger:
@@ -119,7 +130,9 @@ class CommitmentLedger:
         again.
         """
         now = self._database.now()
-        is_sent = delivery.c.state == DeliveryState.SENT.value
+        is_sent = (delivery.c.state == DeliveryState.SENT.value) | (
+            (delivery.c.state == DeliveryState.REROUTED.value) & has_uncommitted()
+        )
         is_committing = delivery.c.state == DeliveryState.COMMITTING.value
         is_stored = exists().where(
             instance.c.id == delivery_item.c.instance_id,
@@ -131,6 +144,8 @@ class CommitmentLedger:
             .outerjoin(delivery_commitment, delivery_commitment.c.delivery_id == delivery.c.id)
             .where(
                 delivery.c.destination == destination,
+                # Said for the index alone: this is asked every second, and most are committed.
+                delivery.c.state.in_((*_open_states, *_sent_states)),
                 # However it was sent, for the first time or again, it is asked for anew.
                 (is_sent & (func.coalesce(delivery.c.finished_at, 0.0) <= now - delay_s))
                 | (is_committing & (delivery_commitment.c.next_request_at <= now)),
@@ -151,12 +166,12 @@ class CommitmentLedger:
         now = self._database.now()
         with self._database.write() as connection:
             state = connection.scalar(select(delivery.c.state).where(delivery.c.id == delivery_id).with_for_update())
-            if state not in _open_states:
+            if state not in (*_open_states, *_sent_states):
                 return []
             row = connection.execute(
                 select(delivery_commitment).where(delivery_commitment.c.delivery_id == delivery_id)
             ).one_or_none()
-            if state == DeliveryState.SENT.value:
+            if state in _sent_states:
                 since, requests = now, 0
                 if row is None:
                     connection.execute(
@@ -204,6 +219,28 @@ class CommitmentLedger:
             to_state=committing,
             reason=reason,
         )
+
+    def drop(self, destinations: Collection[str]) -> list[int]:
+        """Wait no more for the commitment of `destinations`, which are not asked any more; returns the deliveries.
+
+        They have what was sent, and that is all that the settings want of them: what nobody asks for would otherwise be
+        waited for, and kept, for ever.
+        """
+        waiting = (
+            select(delivery.c.id)
+            .where(delivery.c.destination.in_(list(destinations)), delivery.c.state == DeliveryState.COMMITTING.value)
+            .order_by(delivery.c.id)
+            .limit(500)
+        )
+        with self._database.read() as connection:
+            found = list(connection.scalars(waiting))
+        now, dropped = self._database.now(), []
+        for delivery_id in found:
+            # One transaction each: of two workers the second finds it done.
+            with contextlib.suppress(IllegalTransition), self._database.write() as connection:
+                _change(connection, delivery_id, "drop_commitment", now, "commitment is not asked for any more")
+                dropped.append(delivery_id)
+        return dropped
 
     def is_given_up(self, delivery_id: int) -> bool:
         """Tell whether nobody asks for the commitment of a delivery any more."""
@@ -278,8 +315,9 @@ class CommitmentLedger:
     ) -> ReportOutcome:
         """Write down a report, and what follows from it for each SOP instance that it names.
 
-        What is committed stays so, whichever request the report is on and however late or often it comes. A failure
-        counts once, and only on the last request that names the instance.
+        What is committed stays so, whichever request the report is on and however late it comes; a report that comes
+        again says nothing of what was sent since. A failure counts once, and only on the last request that names the
+        instance.
 
         Parameters
         ----------
@@ -314,7 +352,8 @@ class CommitmentLedger:
             good = [references[uid] for uid in committed if uid in references and uid not in failed]
             bad = [(references[uid], reason) for uid, reason in failed.items() if uid in references]
             for row in good:
-                self._commit_item(connection, found.id, delivery_id, row, now)
+                if row.outcome != COMMITTED:
+                    self._commit_item(connection, found.id, delivery_id, row, now)
             failures = [
                 (row, reason)
                 for row, reason in bad
@@ -353,7 +392,7 @@ class CommitmentLedger:
 
     @staticmethod
     def _commit_item(connection: Connection, transaction_id: int, delivery_id: int, row: Any, now: float) -> None:
-        _set_outcome(connection, transaction_id, row.instance_id, 0)
+        _set_outcome(connection, transaction_id, row.instance_id, COMMITTED)
         item = (delivery_item.c.delivery_id == delivery_id) & (delivery_item.c.instance_id == row.instance_id)
         connection.execute(update(delivery_item).where(item).values(committed_at=now, commitment_failures=0))
         # It was to be sent again, or given up, for want of what has come now.
@@ -429,10 +468,29 @@ class CommitmentLedger:
                     )
                 )
 
+    def counts(self, destinations: Collection[str]) -> tuple[int, int, tuple[int, ...]]:
+        """Return how many deliveries to `destinations` are committed and how many not yet, and the numbers given up."""
+        theirs = delivery.c.destination.in_(list(destinations))
+        by_state = select(delivery.c.state, func.count()).where(theirs).group_by(delivery.c.state)
+        given_up = (
+            select(delivery.c.id)
+            .join(delivery_commitment, delivery_commitment.c.delivery_id == delivery.c.id)
+            .where(
+                theirs,
+                delivery.c.state == DeliveryState.COMMITTING.value,
+                delivery_commitment.c.next_request_at.is_(None),
+            )
+            .order_by(delivery.c.id)
+        )
+        with self._database.read() as connection:
+            numbers = {row[0]: int(row[1]) for row in connection.execute(by_state)}
+            waiting = sum(numbers.get(state, 0) for state in _open_states)
+            return numbers.get(DeliveryState.COMMITTED.value, 0), waiting, tuple(connection.scalars(given_up))
+
     def lines(self, destinations: Collection[str], *, show_all: bool = False) -> list[CommitmentLine]:
         """Return the deliveries to `destinations` that wait for a commitment, oldest first; `show_all`: all of them."""
-        committed = _item_number(ItemState.SENT, _is_committed).label("committed")
-        uncommitted = _item_number(None, ~_is_committed).label("uncommitted")
+        committed = _item_number(ItemState.SENT, is_committed).label("committed")
+        uncommitted = _item_number(None, ~is_committed).label("uncommitted")
         query = (
             select(
                 delivery.c.id,
@@ -480,7 +538,7 @@ def _left_to_commit(delivery_id: int) -> Any:
     return (
         select(instance.c.id, instance.c.sop_class_uid, instance.c.sop_instance_uid)
         .join(delivery_item, delivery_item.c.instance_id == instance.c.id)
-        .where(delivery_item.c.delivery_id == delivery_id, ~_is_committed)
+        .where(delivery_item.c.delivery_id == delivery_id, ~is_committed)
         .order_by(instance.c.id)
     )
 
@@ -503,7 +561,7 @@ def _references(transaction_id: int, delivery_id: int) -> Any:
             commitment_reference.c.outcome,
             instance.c.sop_instance_uid,
             delivery_item.c.commitment_failures,
-            _is_committed.label("is_committed"),
+            is_committed.label("is_committed"),
             last.label("last_transaction_id"),
         )
         .join(instance, instance.c.id == commitment_reference.c.instance_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -18,9 +19,10 @@ from dicom_node.errors import IllegalTransition, LedgerOutdated, LedgerUnavailab
 from dicom_node.ledger import migrations, schema
 from dicom_node.states import State, Transitions, advance
 
-BUSY_TIMEOUT_S = 15.0
+TIMEOUT_S = 15.0
+"""Longest wait for the database's answer, or for a lock that another has, where the settings say nothing else."""
 # SQLite with WAL and synchronous=FULL syncs the log at every commit (sqlite.org/pragma.html#pragma_synchronous).
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 _CREATING = 0x1D05E001
 TAKING_OVER = 0x1D05E002
@@ -28,6 +30,11 @@ TAKING_OVER = 0x1D05E002
 
 _SILENCE_S = 1.0
 _REMEMBER_S = 5.0
+# The server ends a statement that takes too long; where nothing comes so long after that, it is silent.
+_AFTER_SERVER_S = 3.0
+_PATIENCE_S = 120.0
+MIGRATION_S = 86_400.0
+"""Longest that a migration or a dump of the ledger may take."""
 # A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
 _CONNECTION = {
     "connect_timeout": 3,
@@ -53,6 +60,22 @@ def bounded_url(url: str) -> str:
     return make_url(url).update_query_dict({k: str(v) for k, v in _CONNECTION.items()}).render_as_string(False)
 
 
+def bounded_engine_options(url: str, timeout_s: float) -> dict[str, Any]:
+    """Return what `create_engine` of the workflow engine takes for it to give up on a server that is silent.
+
+    Twice the ledger's time: the engine's own migrations take longer than our statements. The server is given no limit,
+    as the engine takes that error for one that trying again can't help.
+    """
+    if not url.startswith("postgresql"):
+        return {}
+    parsed = make_url(url)
+    arguments, options = parsed.get_dialect()().create_connect_args(parsed)
+    # psycopg takes long to load, and a node on SQLite needs none of it.
+    from dicom_node.ledger.bounded_connection import connect_bounded
+
+    return {"creator": lambda: connect_bounded(*arguments, answer_within_s=2 * timeout_s, **options)}
+
+
 class Database:
     """Transactions on the ledger.
 
@@ -63,10 +86,12 @@ class Database:
     clock
         Seconds since the epoch; tests give their own. Absent: on PostgreSQL, the server's clock, which all machines
         share.
+    timeout_s
+        Longest wait for an answer of the database, or for a lock that another has, in seconds.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, clock: Callable[[], float] | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self.engine = _engine(url, timeout_s)
         self._ahead_s = 0.0
         self._follows_server = clock is None and not url.startswith("sqlite")
         self._clock = clock or time.time
@@ -110,7 +135,7 @@ class Database:
         LedgerOutdated
             If its tables are of another version.
         """
-        with self._translated(), self.engine.begin() as connection:
+        with self._translated(), self.engine.begin() as connection, patiently(connection):
             self._lock_creation(connection)
             version = migrations.version_of(connection)
             if version is None:
@@ -136,7 +161,7 @@ class Database:
                 # Without effect within a transaction. A table that is made anew would take its references with it.
                 connection.connection.execute("PRAGMA foreign_keys=OFF")
             try:
-                with connection.begin():
+                with connection.begin(), patiently(connection, MIGRATION_S):
                     self._lock_creation(connection)
                     yield connection
             finally:
@@ -275,20 +300,21 @@ def reopen_after_faults(target: Engine | type[Engine]) -> None:
                     context.connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, timeout_s: float) -> Engine:
     if not url.startswith("sqlite"):
-        return _remembering_silence(
-            create_engine(
-                url,
-                pool_size=8,
-                max_overflow=64,
-                pool_pre_ping=True,
-                pool_timeout=BUSY_TIMEOUT_S,
-                connect_args=dict(_CONNECTION),
-            )
+        # A server that lives ends a statement that is slow, or waits for a lock: the connection stays usable.
+        options = f"{_CONNECTION['options']} -c statement_timeout={int(timeout_s * 1000)}"
+        engine = create_engine(
+            url,
+            pool_size=8,
+            max_overflow=64,
+            pool_pre_ping=True,
+            pool_timeout=timeout_s,
+            connect_args={**_CONNECTION, "options": options},
         )
+        return _remembering_silence(engine, timeout_s + _AFTER_SERVER_S)
     engine = create_engine(
-        url, pool_size=8, max_overflow=128, pool_timeout=BUSY_TIMEOUT_S, connect_args={"timeout": BUSY_TIMEOUT_S}
+        url, pool_size=8, max_overflow=128, pool_timeout=timeout_s, connect_args={"timeout": timeout_s}
     )
 
     reopen_after_faults(engine)
@@ -297,7 +323,7 @@ def _engine(url: str) -> Engine:
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own BEGIN comes too late and takes no write lock; ours is below.
         connection.isolation_level = None
-        for pragma in _PRAGMAS:
+        for pragma in (*_PRAGMAS, f"busy_timeout={int(timeout_s * 1000)}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -308,11 +334,29 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _remembering_silence(engine: Engine) -> Engine:
+@contextmanager
+def patiently(connection: Connection, seconds: float = _PATIENCE_S) -> Iterator[None]:
+    """Let the statements of a transaction take longer: at a start others may be making the same tables."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    usual_s, driver.answer_within_s = driver.answer_within_s, seconds + _AFTER_SERVER_S
+    try:
+        connection.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}"))
+        yield
+    finally:
+        driver.answer_within_s = usual_s
+
+
+def _remembering_silence(engine: Engine, answer_within_s: float) -> Engine:
     """Let connections fail at once for a moment after one had no answer at all.
 
     A receiver that is cut off from the database can then say so at once to every modality, which tries another.
     """
+    from dicom_node.ledger.bounded_connection import connect_bounded
+
     silent_until = 0.0
 
     @event.listens_for(engine, "do_connect")
@@ -321,9 +365,9 @@ def _remembering_silence(engine: Engine) -> Engine:
         begun = time.monotonic()
         failure = dialect.loaded_dbapi.OperationalError
         if begun < silent_until:
-            raise failure("the database's server did not answer a moment ago")
+            raise failure("its server gave no answer a moment ago")
         try:
-            return dialect.connect(*arguments, **options)
+            return connect_bounded(*arguments, answer_within_s=answer_within_s, **options)
         except failure:
             # A server that refuses does so at once, and may be back at any time.
             if time.monotonic() - begun > _SILENCE_S:
@@ -409,6 +453,13 @@ def cut(reason: str | None) -> str | None:
     """Return `reason` as it fits its column: cut, and without what some database stores in no text."""
     # It may quote an attribute or a peer. PostgreSQL takes no NUL, and no database half of a surrogate pair.
     return None if reason is None else reason[:1024].replace("\0", "?").encode(errors="replace").decode()
+
+
+def insert_once(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT without effect where the row is there, even if another process inserts it at this moment."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def check_reachable(database: Database) -> None:

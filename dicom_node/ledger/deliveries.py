@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, exists, false, func, select, update
 
 from dicom_node.errors import IllegalTransition
 from dicom_node.ledger.database import Database, change_state, cut
@@ -227,10 +227,17 @@ class DeliveryLedger:
         Whether the attempt goes on: False where an operator has put the delivery, its study or its destination on
         hold, or another attempt has begun since.
         """
+        one = (delivery_item.c.delivery_id == delivery_id) & (delivery_item.c.instance_id == instance_id)
+        if attempt is not None:
+            # What a later attempt has found stands, but for this: that the destination took the instance is true,
+            # whoever was told so.
+            is_ours = exists().where(delivery.c.id == delivery_id, delivery.c.attempts == attempt)
+            is_news = (delivery_item.c.state != ItemState.SENT.value) if state is ItemState.SENT else false()
+            one &= is_ours | is_news
         with self._database.write() as connection:
             connection.execute(
                 update(delivery_item)
-                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id == instance_id)
+                .where(one)
                 .values(
                     state=state.value, status=status, reason=cut(reason), in_doubt=in_doubt, at=self._database.now()
                 )
@@ -249,17 +256,20 @@ class DeliveryLedger:
     ) -> DeliveryState:
         """End attempt number `attempt`, which stopped half-way without a failure: what is left waits `in_s` seconds.
 
-        The destination can't have `untouched` instances: they are taken out of doubt.
+        The destination can't have `untouched` instances: they are taken out of doubt, unless another attempt has begun
+        since.
         """
         now = self._database.now()
         with self._database.write() as connection:
+            state, is_ours = _standing(connection, delivery_id, attempt)
+            if not is_ours:
+                return state
             connection.execute(
                 update(delivery_item)
                 .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id.in_(untouched))
                 .values(in_doubt=False)
             )
-            state, is_ours = _standing(connection, delivery_id, attempt)
-            if state is not DeliveryState.SENDING or not is_ours:
+            if state is not DeliveryState.SENDING:
                 return state
             return _wait(connection, delivery_id, reason, at=now, until=now + in_s)
 
@@ -280,14 +290,14 @@ class DeliveryLedger:
 
         Returns
         -------
-        The state that the delivery has now: on hold or cancelled where an operator said so in the middle.
+        The state that the delivery has now: on hold, cancelled or rerouted where an operator said so in the middle.
         """
         now = self._database.now()
         with self._database.write() as connection:
-            count = _item_counts(connection, delivery_id)
             state, is_ours = _standing(connection, delivery_id, attempt)
-            if not is_ours:
+            if not is_ours or state is DeliveryState.REROUTED:
                 return state
+            count = _item_counts(connection, delivery_id)
             if state in _STOPPED and (count[ItemState.PENDING] or count[ItemState.REFUSED]):
                 return state
             if not count[ItemState.PENDING]:
@@ -336,7 +346,10 @@ class DeliveryLedger:
         )
 
     def abandon_waiting(self, destination: str, max_age_s: float, reason: str) -> list[int]:
-        """Give up what has waited for a destination for longer than `max_age_s` seconds; returns their numbers."""
+        """Give up what has waited for a destination for longer than `max_age_s` seconds; returns their numbers.
+
+        What is on hold is left to the operator.
+        """
         now = self._database.now()
         too_old = (
             select(delivery.c.id)
@@ -344,6 +357,7 @@ class DeliveryLedger:
                 delivery.c.destination == destination,
                 delivery.c.state == DeliveryState.PENDING.value,
                 delivery.c.created_at < now - max_age_s,
+                may_be_sent(even_if_down=True),
             )
             .order_by(delivery.c.id)
         )

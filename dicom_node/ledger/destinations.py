@@ -9,11 +9,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, exists, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, exists, select, update
 
 from dicom_node.errors import OperationRefused
-from dicom_node.ledger.database import Database, change_state, cut, record_event
+from dicom_node.ledger.database import Database, change_state, cut, insert_once, record_event
 from dicom_node.ledger.schema import arrival, delivery, destination, hold
 from dicom_node.states import BREAKER, BreakerState, DeliveryState
 
@@ -133,13 +132,13 @@ class DestinationLedger:
                 )
             )
 
-    def delay_probe(self, name: str, by_s: float) -> None:
-        """Probe a destination that did not answer again after `by_s` seconds."""
+    def delay_probe(self, name: str, by_s: float, reason: str) -> None:
+        """Probe a destination that did not answer again after `by_s` seconds; `reason` is what was found this time."""
         with self._database.write() as connection:
             connection.execute(
                 update(destination)
                 .where(destination.c.name == name, destination.c.state == BreakerState.OPEN.value)
-                .values(probe_at=self._database.now() + by_s)
+                .values(probe_at=self._database.now() + by_s, reason=cut(reason))
             )
 
     def close(self, name: str, reason: str) -> bool:
@@ -213,11 +212,15 @@ class DestinationLedger:
                 .where(destination.c.name == name)
                 .with_for_update()
             ).one()
+            step_s = 60.0 / per_minute
             turn = max(now, row.next_object_at or now)
+            if turn - now > longest_wait_s + step_s:
+                # Nobody reserves that far ahead: the clock was set back, or the limit raised.
+                turn = now
             if turn - now > longest_wait_s:
                 return False, turn - now
             connection.execute(
-                update(destination).where(destination.c.id == row.id).values(next_object_at=turn + 60.0 / per_minute)
+                update(destination).where(destination.c.id == row.id).values(next_object_at=turn + step_s)
             )
             return True, turn - now
 
@@ -228,7 +231,7 @@ class DestinationLedger:
         now = self._database.now()
         with self._database.write() as connection:
             inserted = connection.scalar(
-                _insert_once(connection, hold)
+                insert_once(connection, hold)
                 .values(scope=scope.value, subject=subject, at=now, reason=cut(reason))
                 .returning(hold.c.subject)
             )
@@ -237,12 +240,22 @@ class DestinationLedger:
             _record_hold(connection, scope, subject, "hold", reason, now)
 
     def release(self, scope: HoldScope, subject: str, reason: str) -> None:
-        """End the hold of a destination or study; OperationRefused if there is none."""
+        """End the hold of a destination or study; OperationRefused if there is none.
+
+        The maximum age of what waited counts anew: what was held for days is not given up at the first failure.
+        """
+        now = self._database.now()
+        held = delivery.c.destination == subject
+        if scope is HoldScope.STUDY:
+            held = delivery.c.arrival_id.in_(select(arrival.c.id).where(arrival.c.study_instance_uid == subject))
         with self._database.write() as connection:
             ended = connection.execute(hold.delete().where(hold.c.scope == scope.value, hold.c.subject == subject))
             if ended.rowcount != 1:
                 raise OperationRefused(f"{scope} {subject} is not on hold")
-            _record_hold(connection, scope, subject, "release", reason, self._database.now())
+            connection.execute(
+                update(delivery).where(held, delivery.c.state == DeliveryState.PENDING.value).values(created_at=now)
+            )
+            _record_hold(connection, scope, subject, "release", reason, now)
 
     def holds(self) -> Sequence[Hold]:
         """Return what is on hold as a whole, the longest first."""
@@ -268,15 +281,9 @@ def may_be_sent(*, even_if_down: bool = False) -> ColumnElement[bool]:
     return free if even_if_down else ~down & free
 
 
-def _insert_once(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
-
-
 def _require_row(connection: Connection, name: str, now: float) -> None:
     connection.execute(
-        _insert_once(connection, destination).values(
+        insert_once(connection, destination).values(
             name=name, state=BreakerState.CLOSED.value, failures=0, changed_at=now
         )
     )

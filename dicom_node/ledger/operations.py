@@ -12,9 +12,13 @@ from sqlalchemy import Connection, delete, insert, select, update
 from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.database import Database, change_state, record_event
 from dicom_node.ledger.schema import delivery, delivery_item, instance
-from dicom_node.states import DELIVERY, DeliveryState, InstanceState, ItemState
+from dicom_node.states import DEAD_LETTERS, DELIVERY, DeliveryState, InstanceState, ItemState
+
+OPEN_REROUTED = "open_rerouted"
+"""Event of a delivery that no route asked for: it carries what others could not send, and no more."""
 
 _LEFT = (ItemState.PENDING.value, ItemState.REFUSED.value)
+_ENDED = frozenset(state.value for state in (*DEAD_LETTERS, DeliveryState.CANCELLED))
 
 
 class OperationLedger:
@@ -29,10 +33,10 @@ class OperationLedger:
             self._change(connection, delivery_id, "hold", "held", reason)
 
     def release(self, delivery_id: int, reason: str) -> None:
-        """Go on with a delivery on hold."""
+        """Go on with a delivery on hold; its maximum age counts anew."""
         with self._database.write() as connection:
             self._change(connection, delivery_id, "release", "released", reason)
-            _due(connection, delivery_id, self._database.now())
+            _begin_anew(connection, delivery_id, self._database.now())
 
     def cancel(self, delivery_id: int, reason: str) -> None:
         """Send nothing more of a delivery; its objects stay, and `retry` still takes it up again."""
@@ -56,7 +60,8 @@ class OperationLedger:
     def reroute(self, delivery_id: int, to: str, reason: str) -> int:
         """Leave to destination `to` what a delivery has not delivered; returns the number of the delivery there.
 
-        What was sent stays sent. Where `to` gets the series already, only what that delivery lacks is added to it.
+        What was sent stays sent. Where `to` gets the series already, only what that delivery lacks is added to it; one
+        that had ended without it (refused, given up, cancelled) is taken up again.
         """
         now = self._database.now()
         with self._database.write() as connection:
@@ -81,15 +86,10 @@ class OperationLedger:
             )
             said = f"from {own}, delivery {delivery_id}: {reason}"
             if target is None:
-                target = open_delivery(connection, arrival_id, to, now, said, part=part)
+                target = open_delivery(connection, arrival_id, to, now, said, part=part, event_name=OPEN_REROUTED)
                 known: set[int] = set()
             else:
-                known = set(
-                    connection.scalars(select(delivery_item.c.instance_id).where(delivery_item.c.delivery_id == target))
-                )
-                if left - known:
-                    self._change(connection, target, "extend", "given more", said)
-                    _begin_anew(connection, target, now)
+                known = self._take_up(connection, target, left, said)
             connection.execute(
                 delete(delivery_item).where(
                     delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id.in_(left & known)
@@ -111,15 +111,18 @@ class OperationLedger:
         with self._database.write() as connection:
             arrival_id, _, _ = self._find(connection, delivery_id)
             originals = connection.execute(
-                select(instance.c.id, instance.c.state).where(
-                    instance.c.arrival_id == arrival_id, instance.c.origin == "received"
-                )
+                select(instance.c.id, instance.c.state)
+                .where(instance.c.arrival_id == arrival_id, instance.c.origin == "received")
+                .order_by(instance.c.id)
+                # Retention deletes nothing of them from here on.
+                .with_for_update()
             ).all()
             purged = sum(row.state == InstanceState.PURGED.value for row in originals)
             if purged:
                 raise OperationRefused(
                     f"delivery {delivery_id}: {purged} of {len(originals)} originals are gone from this node, "
-                    "retention has purged them; send them again from the modality"
+                    "retention has purged them, and the same bytes are no new work when they come again; send them "
+                    "from an archive that has them"
                 )
             ids = [row.id for row in originals if row.state == InstanceState.STORED.value]
             self._change(connection, delivery_id, "extend", "sent again", f"originals again: {reason}")
@@ -146,6 +149,24 @@ class OperationLedger:
             add_items(connection, delivery_id, [number for number in ids if number not in known])
             _begin_anew(connection, delivery_id, now)
             return len(ids)
+
+    def _take_up(self, connection: Connection, delivery_id: int, wanted: set[int], reason: str) -> set[int]:
+        """Make sure that a delivery sends `wanted` or has sent it; returns what it carries of all already."""
+        rows = connection.execute(
+            select(delivery_item.c.instance_id, delivery_item.c.state).where(delivery_item.c.delivery_id == delivery_id)
+        ).all()
+        known = {row.instance_id for row in rows}
+        unsent = {row.instance_id for row in rows if row.state != ItemState.SENT.value} & wanted
+        state = connection.scalar(select(delivery.c.state).where(delivery.c.id == delivery_id))
+        if wanted - known or (unsent and state in _ENDED):
+            self._change(connection, delivery_id, "extend", "given more", reason)
+            _begin_anew(connection, delivery_id, self._database.now())
+            connection.execute(
+                update(delivery_item)
+                .where(delivery_item.c.delivery_id == delivery_id, delivery_item.c.instance_id.in_(unsent))
+                .values(state=ItemState.PENDING.value)
+            )
+        return known
 
     def _find(self, connection: Connection, delivery_id: int) -> tuple[int, str, int]:
         row = connection.execute(
@@ -178,7 +199,14 @@ class OperationLedger:
 
 
 def open_delivery(
-    connection: Connection, arrival_id: int, destination: str, now: float, reason: str, *, part: int
+    connection: Connection,
+    arrival_id: int,
+    destination: str,
+    now: float,
+    reason: str,
+    *,
+    part: int,
+    event_name: str = "open",
 ) -> int:
     """Insert a delivery that is due now, without objects; returns its number."""
     delivery_id: int = connection.execute(
@@ -198,7 +226,7 @@ def open_delivery(
         delivery,
         delivery_id,
         at=now,
-        event_name="open",
+        event_name=event_name,
         from_state=None,
         to_state=DeliveryState.PENDING.value,
         reason=reason,
@@ -216,16 +244,11 @@ def add_items(connection: Connection, delivery_id: int, instance_ids: Iterable[i
         connection.execute(insert(delivery_item), rows)
 
 
-def _due(connection: Connection, delivery_id: int, now: float) -> None:
+def _begin_anew(connection: Connection, delivery_id: int, now: float) -> None:
+    """Make a delivery due now, under the number of a new attempt; its maximum age counts from the operator's word."""
     # A workflow of the number before may have ended already: `wake` names the next one by this one.
     connection.execute(
         update(delivery)
         .where(delivery.c.id == delivery_id)
-        .values(next_attempt_at=now, finished_at=None, attempts=delivery.c.attempts + 1)
+        .values(next_attempt_at=now, finished_at=None, attempts=delivery.c.attempts + 1, created_at=now)
     )
-
-
-def _begin_anew(connection: Connection, delivery_id: int, now: float) -> None:
-    _due(connection, delivery_id, now)
-    # The maximum age counts from the operator's word.
-    connection.execute(update(delivery).where(delivery.c.id == delivery_id).values(created_at=now))

@@ -64,7 +64,7 @@ class ProcessLedger:
         dead_after_s: float = DEAD_AFTER_S,
     ) -> None:
         self._database = database
-        self.name = name
+        self._name = name
         self._role = role
         self._machine = machine or socket.gethostname()
         self._token = secrets.token_hex(16)
@@ -74,6 +74,11 @@ class ProcessLedger:
         self._started_at = database.now()
         self._beaten_at: float | None = None
         self._steady_since = self._started_at
+
+    @property
+    def name(self) -> str:
+        """Name of this process."""
+        return self._name
 
     def join(self, pause: Callable[[float], None] = time.sleep) -> None:
         """Take the name, and say that this process is alive; before it does any work.
@@ -94,7 +99,7 @@ class ProcessLedger:
                 now = self._claim()
                 if now is not None and now.machine != self._machine and now.seen_at != first.seen_at:
                     raise NameTaken(
-                        f"{now.host} runs {self.name} already: give each machine of a cluster a node.name of its own"
+                        f"{now.host} runs {self._name} already: give each machine of a cluster a node.name of its own"
                     )
         self._write(take=True)
 
@@ -107,7 +112,7 @@ class ProcessLedger:
             If another process has taken the name since.
         """
         if not self._write(take=False):
-            raise NameTaken(f"another process has taken the name {self.name}")
+            raise NameTaken(f"another process has taken the name {self._name}")
 
     def _write(self, *, take: bool) -> bool:
         now = self._database.now()
@@ -121,13 +126,13 @@ class ProcessLedger:
             "token": self._token,
             "settings_digest": self.settings_digest,
         }
-        named = process.c.name == self.name
+        named = process.c.name == self._name
         ours = named if take else named & (process.c.token == self._token)
         with self._database.write() as connection:
             if not connection.execute(update(process).where(ours).values(**values)).rowcount:
                 if connection.scalar(select(process.c.name).where(named)) is not None:
                     return False
-                connection.execute(insert(process), {"name": self.name, **values})
+                connection.execute(insert(process), {"name": self._name, **values})
         if self._beaten_at is None or now - self._beaten_at > self.dead_after_s / 2:
             self._steady_since = now
         self._beaten_at = now
@@ -137,7 +142,7 @@ class ProcessLedger:
         with self._database.read() as connection:
             row = connection.execute(
                 select(process.c.machine, process.c.host, process.c.token, process.c.seen_at).where(
-                    process.c.name == self.name
+                    process.c.name == self._name
                 )
             ).one_or_none()
         return None if row is None else _Claim(**row._mapping)
@@ -159,7 +164,7 @@ class ProcessLedger:
     def leave(self) -> None:
         """Say that this process ends in order."""
         with self._database.write() as connection:
-            connection.execute(delete(process).where(process.c.name == self.name, process.c.token == self._token))
+            connection.execute(delete(process).where(process.c.name == self._name, process.c.token == self._token))
 
     def alive(self, role: str) -> set[str]:
         """Return the names of the processes of `role` that were heard of lately; this one lives in any case."""
@@ -169,4 +174,4 @@ class ProcessLedger:
                     process.c.role == role, process.c.seen_at >= self._database.now() - self.dead_after_s
                 )
             )
-            return {self.name, *heard}
+            return {self._name, *heard}

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.balance import StoredFile
-from dicom_node.ledger.database import Database, cut, record_event
+from dicom_node.ledger.database import Database, cut, insert_once, record_event
 from dicom_node.ledger.schema import arrival, association, instance, object_check, rejection
 from dicom_node.states import ArrivalState, InstanceState
 
@@ -152,11 +152,12 @@ class ReceptionLedger:
         }
         same = [rejection.c[name] == value for name, value in key.items()]
         with self._database.write() as connection:
-            known = connection.execute(
-                update(rejection).where(*same).values(last_at=now, count=rejection.c.count + 1)
-            ).rowcount
-            if not known:
-                connection.execute(insert(rejection), {**key, "first_at": now, "last_at": now, "count": 1})
+            again = update(rejection).where(*same).values(last_at=now, count=rejection.c.count + 1)
+            if not connection.execute(again).rowcount:
+                new = insert_once(connection, rejection).values(**key, first_at=now, last_at=now, count=1)
+                if connection.scalar(new.returning(rejection.c.id)) is None:
+                    # Another receiver was first.
+                    connection.execute(again)
                 # A stranger that calls under a new name each time must not fill the disk.
                 latest = select(rejection.c.id).order_by(rejection.c.last_at.desc(), rejection.c.id.desc())
                 connection.execute(delete(rejection).where(rejection.c.id.not_in(latest.limit(MAX_REJECTIONS))))
@@ -181,12 +182,14 @@ class ReceptionLedger:
         LedgerUnavailable
             If the database can't take them; then none of them must be acknowledged.
         """
+        # By series, or two receivers could wait for each other's (PostgreSQL only).
+        order = sorted(range(len(received)), key=lambda place: received[place].series_instance_uid)
         for _ in range(3):
             try:
                 with self._database.write() as connection:
-                    recorded = [self._record(connection, one) for one in received]
+                    recorded = {place: self._record(connection, received[place]) for place in order}
                     fault_point("reception.committing")
-                    return recorded
+                    return [recorded[place] for place in range(len(received))]
             except IntegrityError:
                 # Another receiver took the same UID or opened the same series between our look and our write
                 # (PostgreSQL only: SQLite has one writer). Its row is there now: look again.

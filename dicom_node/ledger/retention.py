@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, select
 
+from dicom_node.ledger.commitments import has_uncommitted
 from dicom_node.ledger.database import Database, change_state
 from dicom_node.ledger.schema import arrival, delivery, delivery_item, instance
 from dicom_node.states import INSTANCE, ArrivalState, DeliveryState, InstanceState, ItemState
@@ -43,36 +44,62 @@ class RetentionLedger:
 
     def _purge(self, before: float, wanted_bytes: int | None, reason: str) -> list[tuple[str, int]]:
         query = (
-            select(instance.c.id, instance.c.key, instance.c.size)
+            select(instance.c.id)
             .join(arrival, arrival.c.id == instance.c.arrival_id)
             .where(is_deletable(before, self._committing))
             .order_by(*([] if wanted_bytes is None else [arrival.c.finished_at]), instance.c.id)
             .limit(_BATCH)
         )
+        # The long look at all objects must not keep SQLite's one writer from those who receive.
+        with self._database.read() as connection:
+            candidates = list(connection.scalars(query))
         purged: list[tuple[str, int]] = []
         reached = 0
+        if not candidates:
+            return purged
         with self._database.write() as connection:
-            for row in connection.execute(query).all():
+            found = self._lock(connection, candidates, before)
+            for instance_id in candidates:
                 if wanted_bytes is not None and reached >= wanted_bytes:
                     break
+                if instance_id not in found:
+                    continue
                 change_state(
                     connection,
                     instance,
-                    row.id,
+                    instance_id,
                     INSTANCE,
                     InstanceState,
                     "purge",
                     at=self._database.now(),
                     reason=reason,
                 )
-                purged.append((row.key, row.size))
-                reached += row.size
+                purged.append(found[instance_id])
+                reached += found[instance_id][1]
         return purged
+
+    def _lock(self, connection: Connection, candidates: Sequence[int], before: float) -> dict[int, tuple[str, int]]:
+        """Return key and size of those that may still be deleted, with nobody else at work on them."""
+        mine = list(
+            connection.scalars(
+                select(instance.c.id)
+                .where(instance.c.id.in_(candidates))
+                .order_by(instance.c.id)
+                .with_for_update(skip_locked=True)
+            )
+        )
+        # Looked at once more: somebody may have asked for them to be sent again meanwhile.
+        query = (
+            select(instance.c.id, instance.c.key, instance.c.size)
+            .join(arrival, arrival.c.id == instance.c.arrival_id)
+            .where(instance.c.id.in_(mine), is_deletable(before, self._committing))
+        )
+        return {row.id: (row.key, row.size) for row in connection.execute(query)}
 
 
 _CONCLUDED = (ArrivalState.ENHANCED.value, ArrivalState.PASSED_THROUGH.value)
 # Sent, and where commitment is asked for committed: what is on its way there is neither. What was left of a rerouted
-# delivery is left to another one of the same arrival.
+# delivery is left to another one of the same arrival; what it had sent has to be committed like the rest.
 _RELEASED = (DeliveryState.SENT.value, DeliveryState.COMMITTED.value, DeliveryState.REROUTED.value)
 
 
@@ -84,7 +111,10 @@ def is_deletable(before: float, committing: Collection[str] = ()) -> ColumnEleme
     still to send, refused or cancelled. `committing` are the destinations, by name, that are asked for commitment: they
     have what they have committed.
     """
-    uncommitted = (delivery.c.state == DeliveryState.SENT.value) & delivery.c.destination.in_(list(committing))
+    uncommitted = delivery.c.destination.in_(list(committing)) & (
+        (delivery.c.state == DeliveryState.SENT.value)
+        | ((delivery.c.state == DeliveryState.REROUTED.value) & has_uncommitted())
+    )
     not_released = exists().where(
         delivery.c.arrival_id == arrival.c.id,
         delivery.c.state.not_in(_RELEASED)

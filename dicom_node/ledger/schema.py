@@ -125,6 +125,7 @@ instance = Table(
     Index("instance_association", "association_id"),
     Index("instance_source", "source_id"),
     Index("instance_state", "state"),
+    Index("instance_key", "key"),
     # Two receivers that take the same UID at the same moment can't both call it the first.
     Index(
         "instance_one_revision",
@@ -168,6 +169,7 @@ delivery = Table(
     Column("part", Integer, nullable=False, default=0),  # 1: the enhanced images that follow their originals
     UniqueConstraint("arrival_id", "destination", "part"),
     Index("delivery_state", "state", "next_attempt_at"),
+    Index("delivery_destination", "destination", "state"),
 )
 
 delivery_item = Table(

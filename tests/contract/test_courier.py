@@ -53,7 +53,7 @@ def attempt(
     **settings: object,
 ) -> tuple[DeliveryState, FakeDestination, list[float]]:
     """Make an attempt at the one delivery; returns its state, the destination, and the pauses that were made."""
-    monkeypatch.setattr("dicom_node.delivery.examine", lambda *_: Examined(finding=Finding.SOUND))
+    monkeypatch.setattr("dicom_node.instance_store.examine", lambda *_, **__: Examined(finding=Finding.SOUND))
     monkeypatch.setattr(InstanceStore, "path", lambda self, key: folder / key)
     monkeypatch.setattr("dicom_node.object_keeping.FolderKeeper.path", lambda self, key: folder / key)
     destination, pauses = FakeDestination(outcome, silence, before), list[float]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from dicom_node.disk_space import FileSystem, Usage
 from dicom_node.instance_store import InstanceStore
-from dicom_node.integrity import Examined, Finding
+from dicom_node.integrity import Examined, Finding, examine
 from dicom_node.ledger.checks import CheckLedger
 from dicom_node.ledger.disk_samples import DiskSampleLedger
 from dicom_node.orphans import MOST_ORPHANS, OrphanSweep
@@ -186,7 +187,9 @@ def test_a_ledger_older_than_the_files_is_not_believed(ledger: Ledger, tmp_path:
     assert set(store.keys()) == keys
 
 
-def test_the_scrub_finds_what_decayed_and_keeps_to_its_rate(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_scrub_finds_what_decayed_and_keeps_to_its_rate(
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = InstanceStore(tmp_path / "data")
     stored = [write(store).commit() for _ in range(4)]
     for one in stored:
@@ -216,3 +219,46 @@ def test_the_scrub_finds_what_decayed_and_keeps_to_its_rate(ledger: Ledger, tmp_
         stored[0].key: "damaged",
         stored[1].key: "missing",
     }
+
+    def alarms() -> set[str]:
+        return {record.key for record in caplog.records if record.levelno == logging.ERROR}  # type: ignore[attr-defined]
+
+    # Each alarm once: what is known is no news when it is read again.
+    assert alarms() == {stored[0].key, stored[1].key}
+    caplog.clear()
+    ledger.clock.advance(61)
+    for _ in range(5):
+        now[0] += 1.0
+        read.append(scrub.step())
+    assert sum(read) == 8
+    assert alarms() == set()
+
+
+def test_a_file_of_another_size_is_damaged_without_being_read(tmp_path: Path) -> None:
+    store = InstanceStore(tmp_path / "data")
+    stored = write(store).commit()
+    path = store.path(stored.key)
+    path.write_bytes(path.read_bytes()[:-2])
+    for deep in (False, True):
+        found = examine(path, stored, deep=deep)
+        assert (found.finding, found.read_bytes) == (Finding.DAMAGED, 0)
+
+
+def test_the_scrub_saves_up_no_more_than_a_moment(ledger: Ledger, tmp_path: Path) -> None:
+    store = InstanceStore(tmp_path / "data")
+    stored = [write(store).commit() for _ in range(30)]
+    for one in stored:
+        add_row(ledger, one.key)
+        with ledger.database.write() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE instance SET size = {one.size}, dataset_offset = {one.dataset_offset},"
+                f" digest = '{one.digest}' WHERE key = '{one.key}'"
+            )
+    now = [0.0]
+    # One object a second, of which the smallest count for 4096 bytes.
+    rate = max(stored[0].size - stored[0].dataset_offset, 4096)
+    checks = CheckLedger(ledger.database)
+    scrub = Scrub(ledger=checks, store=store, period_s=60, bytes_per_s=rate, clock=lambda: now[0])
+    # After an hour in which the machine slept, not everything at once.
+    now[0] = 3600.0
+    assert scrub.step() == 10

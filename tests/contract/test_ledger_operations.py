@@ -6,7 +6,7 @@ import pytest
 
 from dicom_node.errors import IllegalTransition, OperationRefused
 from dicom_node.ledger.balance import Count
-from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instance
+from dicom_node.ledger.commitment_requests import AnsweringPolicy, judge_instances
 from dicom_node.ledger.destinations import HoldScope
 from dicom_node.ledger.operations import add_items, open_delivery
 from dicom_node.states import BreakerState, DeliveryState, ItemState
@@ -318,7 +318,7 @@ POLICY = AnsweringPolicy(committing=frozenset(), sent_counts=True, originals_may
 def judged(ledger: Ledger, number: int) -> int | None:
     """Return what a modality that asks for the commitment of an object is told."""
     with ledger.database.read() as connection:
-        return judge_instance(connection, CR, f"1.2.1.{number}", POLICY)
+        return judge_instances(connection, [(CR, f"1.2.1.{number}")], POLICY)[0]
 
 
 def test_where_a_delivery_was_rerouted_the_other_destination_vouches_for_it(ledger: Ledger) -> None:

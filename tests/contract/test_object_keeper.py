@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import obstore
 import pytest
 
-from dicom_node.instance_store import InstanceStore, UnknownObject
+from dicom_node.instance_store import InstanceStore, StoredObject, UnknownObject
 from dicom_node.object_bucket import BucketKeeper, BucketPlace, open_bucket
 from dicom_node.object_cache import GRACE_S, ObjectCache
 from dicom_node.object_keeping import FolderKeeper, StoreUnavailable
@@ -154,6 +155,25 @@ def test_bytes_that_came_wrong_are_not_used(bucket: Opened, service: ObjectStora
         there.path(key)
     assert not list((tmp_path / "b/cache").iterdir())
     assert not list((tmp_path / "b/incoming").iterdir())
+
+
+@requires_moto
+@pytest.mark.parametrize("damage", [b"", b"other", None], ids=["emptied by a power cut", "decayed", "gone"])
+def test_a_copy_that_is_damaged_is_fetched_again(bucket: Opened, tmp_path: Path, damage: bytes | None) -> None:
+    key = write(bucket("a"))
+    there = bucket("b")
+    size = there.path(key).stat().st_size
+    expected = StoredObject(
+        key=key, size=size, dataset_offset=size - len(BODY), digest=hashlib.sha256(BODY).hexdigest()
+    )
+    copy = tmp_path / "b/cache" / f"{key}.dcm"
+    copy.unlink()
+    if damage is not None:
+        copy.write_bytes(damage)
+    with there.held() as locate:
+        path, found = there.examine(key, expected, locate=locate)
+        assert found.is_sound
+        assert path.read_bytes().endswith(BODY)
 
 
 @requires_moto

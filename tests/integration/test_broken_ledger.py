@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from config.loading import load_settings
 from config.settings import Settings
 from dicom_node import state
 from dicom_node.disk_space import Reserve
@@ -19,6 +20,10 @@ from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.state import open_state
 from tests.contract.conftest import Clock, Ledger
 from tests.integration.test_commands import run
+
+PAGE_BYTES = 4096
+TABLE_LEAF = 0x0D
+"""First byte of a leaf page of a table (SQLite's file format, 1.6)."""
 
 
 @pytest.fixture
@@ -38,9 +43,20 @@ def filled(folder: Path) -> Path:
 def test_a_damaged_page_is_found_at_the_start(settings: Path) -> None:
     file = filled(settings.parent / "node-data")
     content = bytearray(file.read_bytes())
-    for page in range(8, len(content) // 4096, 3):
-        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    # A leaf of the table of objects, which nothing reads before there is work: only who looks for it finds it.
+    leaf = next(
+        page
+        for page in range(0, len(content), PAGE_BYTES)
+        if content[page] == TABLE_LEAF and b"key-1-1-150-a" in content[page : page + PAGE_BYTES]
+    )
+    content[leaf : leaf + 8] = b"\xff" * 8
     file.write_bytes(content)
+    loaded = load_settings(settings)
+    with open_state(loaded):
+        pass
+    with pytest.raises(state.StartRefused, match=r"docs/storage\.md"), open_state(loaded, thorough=True):
+        pass
+    content = bytearray(file.read_bytes())
     ended = run("run", "-c", settings, "--role", "receiver")
     assert ended.returncode == state.EXIT_LEDGER
     assert "docs/storage.md" in ended.stderr

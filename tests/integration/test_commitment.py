@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,16 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, Verification  # type: ignore[attr-defined]
 
-from config.settings import DicomDestinationSettings, Settings, SourceSettings
+from config.settings import DicomDestinationSettings, Settings, SourceSettings, TlsSettings
+from dicom_node.command_set import build_event_report_request, build_response
 from dicom_node.commitment_jobs import CommitmentJobs
+from dicom_node.commitment_messages import decode, encode, parse_request
+from dicom_node.data_phase import DataPhaseError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import ledger_url
 from dicom_node.receiver import Receiver
 from dicom_node.states import DeliveryState
+from dicom_node.upper_layer import accept_association
 from tests.contract.conftest import Clock, Ledger
 from tests.contract.test_ledger_deliveries import deliver, open_deliveries
 from tests.support.commitment import MockCommitmentPacs, MockModality, bring_report, report_dataset
@@ -32,17 +39,28 @@ RETRY = {"initial_delay_s": 5, "jitter": 0}
 class Bench:
     """A receiver and the jobs of a worker on one ledger, whose clock tests move."""
 
-    def __init__(self, folder: Path, pacs: int, source: dict[str, Any] | bool, **asked: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pacs: int,
+        source: dict[str, Any] | bool,
+        *,
+        tls: TlsSettings | None = None,
+        of_destination: dict[str, Any] | None = None,
+        of_source: dict[str, Any] | None = None,
+        **asked: Any,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(ledger_url("", folder), Clock())
         commitment = {"delay_s": 0, "wait_s": 0, **asked} if asked.pop("commits", True) else False
         destination = DicomDestinationSettings.model_validate(
             {"name": "pacs", "ae_title": "PACS", "host": LOOPBACK, "port": pacs, "retry": RETRY, "connect_timeout_s": 2}
-            | {"commitment": commitment}
+            | {"commitment": commitment, **(of_destination or {})}
         )
         modality = SourceSettings.model_validate(
-            {"name": "xray", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.0/8"], "commitment": source}
+            {"name": "xray", "ae_titles": ["XRAY1"], "hosts": ["127.0.0.0/8"], "commitment": source} | (of_source or {})
         )
-        base = receiver_settings(folder, sources=[modality])
+        base = receiver_settings(folder, sources=[modality], tls=tls)
         self.settings: Settings = base.model_copy(update={"destinations": (destination,)})
         self.receiver = Receiver(self.settings, InstanceStore(folder), self.ledger.reception, self.ledger.database)
         self.receiver.start()
@@ -228,6 +246,47 @@ def test_reports_that_make_no_sense_are_answered_by_the_standard(bench: Bench, p
     assert bench.state(delivery_id) is COMMITTED
 
 
+def test_a_report_that_overtakes_the_response_to_its_request_counts(tmp_path: Path) -> None:
+    statuses: list[int | None] = []
+
+    def serve(listener: socket.socket) -> None:
+        association = accept_association(
+            listener.accept()[0],
+            judge=lambda _: None,
+            choose_transfer_syntax=lambda context: context.transfer_syntaxes[0],
+            ae_title="PACS",
+            max_pdu_bytes=16_384,
+            acse_timeout_s=20,
+            network_timeout_s=20,
+        )
+        phase, encoded = association.phase, bytearray()
+        context_id, request = phase.receive_command()
+        phase.receive_data_set(context_id, encoded.extend)
+        syntax = association.contexts[context_id].transfer_syntax
+        asked = parse_request(decode(bytes(encoded), syntax))
+        report = encode(report_dataset(asked.transaction_uid, [uid for _, uid in asked.references]), syntax)
+        command = build_event_report_request(1, request.sop_class_uid, request.sop_instance_uid, 1)
+        phase.send_message(context_id, command, memoryview(report))
+        statuses.append(phase.receive_command()[1].status)
+        phase.send_message(context_id, build_response(request, 0))
+        with contextlib.suppress(DataPhaseError):
+            phase.receive_command()
+        phase.confirm_release()
+        phase.close()
+
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        bench = Bench(tmp_path, listener.getsockname()[1], source=False, wait_s=20)
+        delivery_id = bench.sent(2)
+        bench.jobs.ask("pacs")
+        thread.join()
+    assert statuses == [0x0000]
+    assert bench.state(delivery_id) is COMMITTED
+    assert bench.ledger.rows("SELECT state FROM commitment_transaction") == [("reported",)]
+    bench.close()
+
+
 # -- as SCP -----------------------------------------------------------------------------------------
 
 
@@ -411,3 +470,21 @@ def test_a_source_without_commitment_has_no_context_for_it(
     bench = Bench(tmp_path, pacs.port, source=False)
     assert modality.ask(bench.receiver.port, "2.25.1", "1.2.3") is None
     bench.close()
+
+
+def test_a_destination_that_is_to_commit_no_more_holds_nothing_back(bench: Bench, pacs: MockCommitmentPacs) -> None:
+    delivery_id = bench.sent()
+    bench.jobs.ask("pacs")
+    pacs.wait_for(0)
+    # Still in the settings, still asked.
+    bench.jobs.drop()
+    assert bench.state(delivery_id) is COMMITTING
+    (entry,) = bench.settings.dicom_destinations
+    # Taken out of the settings altogether nobody knows what it was to do.
+    bench.settings = bench.settings.model_copy(update={"destinations": ()})
+    bench.new_jobs().drop()
+    assert bench.state(delivery_id) is COMMITTING
+    without = entry.model_copy(update={"commitment": None})
+    bench.settings = bench.settings.model_copy(update={"destinations": (without,)})
+    bench.new_jobs().drop()
+    assert bench.state(delivery_id) is DeliveryState.SENT

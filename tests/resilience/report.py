@@ -23,10 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node import __version__
+from tests.support.database_outages import DATABASE_OUTAGES
 from tests.support.dcmtk_peers import DCMTK
 from tests.support.department import DEPARTMENT
+from tests.support.disk_errors import DISK_ERRORS
+from tests.support.handing_over import HAND_OVER
 from tests.support.kill_matrix import KILL_MATRIX
+from tests.support.locked_databases import LOCKED_DATABASES
 from tests.support.many_associations import MANY_ASSOCIATIONS
+from tests.support.networked_cluster import NAMESPACES
 from tests.support.pdu_faults import PDU_FAULTS
 from tests.support.random_kills import RANDOM_KILLS
 from tests.support.scenarios import Result, Scenario
@@ -37,6 +42,11 @@ SCENARIOS: tuple[Scenario, ...] = (
     KILL_MATRIX,
     RANDOM_KILLS,
     UNFORESEEN_ERRORS,
+    DISK_ERRORS,
+    LOCKED_DATABASES,
+    DATABASE_OUTAGES,
+    HAND_OVER,
+    NAMESPACES,
     PDU_FAULTS,
     STATUSES,
     DCMTK,

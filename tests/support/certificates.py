@@ -33,17 +33,21 @@ class Pair:
 class Authority:
     """A certificate authority of its own, which signs whatever it is asked to."""
 
-    def __init__(self, folder: Path, name: str = "Hospital Test CA") -> None:
+    def __init__(self, folder: Path, name: str = "Hospital Test CA", *, above: Authority | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._serials: dict[str, int] = {}
+        self._lists = 0
+        signer = above or self
         certificate = (
-            self._builder(self._name, self._key.public_key(), days=3650)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+            signer._builder(self._name, self._key.public_key(), days=3650)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=1 if above is None else 0), critical=True)
             .add_extension(x509.KeyUsage(True, False, False, False, False, True, True, False, False), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(signer._key, hashes.SHA256())
         )
+        signer._serials[name] = certificate.serial_number
         self.file = folder / f"{name.split()[0].lower()}-ca.pem"
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
@@ -89,6 +93,7 @@ class Authority:
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general(n) for n in names]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
+        self._serials[common_name] = certificate.serial_number
         base = self.folder / (file or common_name)
         pair = Pair(
             certificate=base.with_suffix(".crt"),
@@ -99,6 +104,35 @@ class Authority:
         pair.key.touch(mode=0o600)
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return pair
+
+    def write_list(self, path: Path, *revoked: str, days: float = 7, from_days: float = -1) -> Path:
+        """Put a revocation list in the place of `path`.
+
+        Parameters
+        ----------
+        revoked
+            Common names of the certificates that it revokes; of one that was signed several times, the last.
+        days
+            Until its next update is due; negative where that is past.
+        from_days
+            From when it holds.
+        """
+        now = datetime.now(UTC)
+        self._lists += 1
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now + timedelta(days=min(from_days, days - 1)))
+            .next_update(now + timedelta(days=days))
+            .add_extension(x509.CRLNumber(self._lists), critical=False)
+        )
+        for name in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(self._serials[name]).revocation_date(now)
+            builder = builder.add_revoked_certificate(entry.build())
+        new = path.with_suffix(".new")
+        new.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
+        new.replace(path)
+        return path
 
 
 def _general(name: str) -> x509.GeneralName:

@@ -106,8 +106,18 @@ class Relay:
 class Machine:
     """One machine: a receiver or a worker, started by `dicom-node run --role`."""
 
-    def __init__(self, folder: Path, name: str, role: str, tables: Mapping[str, Any], database: Relay) -> None:
-        self.name, self.role, self.database = name, role, database
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        role: str,
+        tables: Mapping[str, Any],
+        database: Relay | None = None,
+        *,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        self.name, self.role, self._database = name, role, database
+        self._prefix = tuple(prefix)
         self.port: int = tables["node"]["port"]
         self.file = folder / "node.toml"
         self._log = folder / "log.txt"
@@ -121,13 +131,30 @@ class Machine:
                 lines += [f"{key} = {toml_value(setting)}" for key, setting in one.items()]
         self.file.write_text("\n".join(lines) + "\n")
 
+    @property
+    def database(self) -> Relay:
+        """The machine's way to the database."""
+        assert self._database is not None
+        return self._database
+
+    @property
+    def pid(self) -> int:
+        """Number of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether that process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the machine; `wait` says when it is up."""
         self._environment.update(environment or {})
         self._seen = self.log().count(self._sign)
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [PYTHON, "-m", "dicom_node", "run", "-c", str(self.file), "--role", self.role],
+                [*self._prefix, PYTHON, "-m", "dicom_node", "run", "-c", str(self.file), "--role", self.role],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -168,6 +195,11 @@ class Machine:
         assert self._process is not None
         return self._process.wait(START_S)
 
+    def close(self) -> None:
+        """Give back what it has, once it has ended."""
+        if self._database is not None:
+            self._database.close()
+
     def log(self) -> str:
         """Return what the machine has logged."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
@@ -182,6 +214,8 @@ class Cluster:
         Of an empty PostgreSQL database on the loopback interface.
     storage
         The table of the settings; without it, a folder that all share.
+    node
+        Further settings of each machine's table `node`.
     """
 
     def __init__(
@@ -194,8 +228,10 @@ class Cluster:
         workers: int = 3,
         storage: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        node: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
+        self.data_dir: Path = folder / "objects"
         self.url = database_url
         self._environment = dict(environment or {})
         server = int(database_url.rsplit(":", 1)[1].split("/")[0])
@@ -214,6 +250,7 @@ class Cluster:
                         "database_url": database_url.replace(f":{server}/", f":{cable.port}/"),
                         "drain_s": 10,
                         "dead_after_s": DEAD_AFTER_S,
+                        **(node or {}),
                     },
                     "receiver": {"min_free_mb": 16, "network_timeout_s": 15},
                     "storage": dict(storage or {"folder": str(folder / "objects")}),
@@ -223,18 +260,23 @@ class Cluster:
                     "routes": default_routes("pacs"),
                 }
                 self.machines[name] = Machine(folder / name, name, role, tables, cable)
-        self.balancer = Relay(*(m.port for m in self.machines.values() if m.role == "receiver"))
+        self.balancer: Relay | None = Relay(*(m.port for m in self.machines.values() if m.role == "receiver"))
 
     @property
     def port(self) -> int:
         """The port of the address in front."""
+        assert self.balancer is not None
         return self.balancer.port
 
     def __enter__(self) -> Self:
-        for machine in self.machines.values():
-            machine.start(self._environment)
-        for machine in self.machines.values():
-            machine.wait()
+        try:
+            for machine in self.machines.values():
+                machine.start(self._environment)
+            for machine in self.machines.values():
+                machine.wait()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
@@ -244,8 +286,9 @@ class Cluster:
             with contextlib.suppress(Exception):
                 machine.kill()
             print(f"-- {machine.name}\n{machine.log()[-3000:]}")
-            machine.database.close()
-        self.balancer.close()
+            machine.close()
+        if self.balancer is not None:
+            self.balancer.close()
 
     def rows(self, query: str) -> list[Any]:
         """Return the rows of a query on the ledger."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -70,9 +71,12 @@ class MockCommitmentPacs:
         Answer to N-ACTION.
     on_same
         Report success on the association of the request, if it lasts.
+    context
+        Of TLS; without it none is spoken.
     """
 
     port: int = 0
+    context: ssl.SSLContext | None = None
     ae_title: str = "PACS"
     status: int = 0x0000
     on_same: bool = False
@@ -87,7 +91,9 @@ class MockCommitmentPacs:
         for context in AllStoragePresentationContexts:
             self._ae.add_supported_context(str(context.abstract_syntax), list(TRANSFER_SYNTAXES))
         handlers: list[Any] = [(evt.EVT_N_ACTION, self._on_action), (evt.EVT_C_STORE, self._on_store)]
-        server: Any = self._ae.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
+        server: Any = self._ae.start_server(
+            (LOOPBACK, self.port), block=False, evt_handlers=handlers, ssl_context=self.context
+        )
         self.port = int(server.socket.getsockname()[1])
         return self
 
@@ -131,19 +137,21 @@ def bring_report(
     event_type: int | None = None,
     with_role: bool = True,
     instance: str = INSTANCE,
+    context: ssl.SSLContext | None = None,
 ) -> int | None:
     """Bring a report on a new association; returns its status, None where the association was rejected."""
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
     ae.add_requested_context(StorageCommitmentPushModel)
     role = [build_role(StorageCommitmentPushModel, scp_role=True)] if with_role else None
-    association = ae.associate(LOOPBACK, port, ae_title="LOWDOSE", ext_neg=role)
+    tls = None if context is None else (context, LOOPBACK)
+    association = ae.associate(LOOPBACK, port, ae_title="LOWDOSE", ext_neg=role, tls_args=tls)
     if not association.is_established:
         return None
     try:
-        for context in association.accepted_contexts:
-            assert not with_role or context.as_scp, "the role was not accepted"
-            context._as_scp = True
+        for accepted in association.accepted_contexts:
+            assert not with_role or accepted.as_scp, "the role was not accepted"
+            accepted._as_scp = True
         kind = event_type if event_type is not None else 2 if "FailedSOPSequence" in ds else 1
         answer, _ = association.send_n_event_report(ds, kind, StorageCommitmentPushModel, UID(instance))
         return answer.get("Status")
@@ -153,18 +161,22 @@ def bring_report(
 
 @dataclass(kw_only=True)
 class MockModality:
-    """Asks for commitment, and listens for reports."""
+    """Asks for commitment, and listens for reports; with `context` over TLS alone."""
 
     ae_title: str = "XRAY1"
     port: int = 0
     status: int = 0x0000
+    context: ssl.SSLContext | None = None
     reports: list[Reported] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._ae = AE(ae_title=self.ae_title)
         self._ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         server: Any = self._ae.start_server(
-            (LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)]
+            (LOOPBACK, self.port),
+            block=False,
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)],
+            ssl_context=self.context,
         )
         self.port = int(server.socket.getsockname()[1])
         return self
@@ -195,6 +207,7 @@ class MockModality:
         stay_for_reports: int = 0,
         action_type: int = 1,
         sop_class: str = CLASS,
+        context: ssl.SSLContext | None = None,
     ) -> int | None:
         """Ask for commitment; returns the status, None where the context was not accepted.
 
@@ -204,7 +217,11 @@ class MockModality:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
         ae.add_requested_context(StorageCommitmentPushModel)
         association = ae.associate(
-            LOOPBACK, port, ae_title="LOWDOSE", evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)]
+            LOOPBACK,
+            port,
+            ae_title="LOWDOSE",
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)],
+            tls_args=None if context is None else (context, LOOPBACK),
         )
         if not association.is_established:
             return None

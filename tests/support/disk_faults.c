@@ -22,7 +22,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CALL_WRITE = 1, CALL_FSYNC, CALL_RENAME, CALL_OPEN, CALL_UNLINK, CALL_MKDIR, CALL_READ, CALL_TRUNCATE };
+enum { CALL_WRITE = 1, CALL_FSYNC, CALL_RENAME, CALL_OPEN, CALL_UNLINK, CALL_MKDIR, CALL_READ, CALL_TRUNCATE,
+       CALL_OPEN_TO_READ, CALL_MAP };
 struct control { int call, number, skip, times, failed, pad[3]; char process[96]; char path[512]; };
 static volatile struct control *control;
 static char command_line[4096];
@@ -81,6 +82,22 @@ ssize_t read(int fd, void *data, size_t n) {
     REAL("read", ssize_t (*)(int, void *, size_t));
     return fails_on(CALL_READ, fd) ? -1 : real(fd, data, n);
 }
+ssize_t pread(int fd, void *data, size_t n, off_t at) {
+    REAL("pread", ssize_t (*)(int, void *, size_t, off_t));
+    return fails_on(CALL_READ, fd) ? -1 : real(fd, data, n, at);
+}
+ssize_t pread64(int fd, void *data, size_t n, off64_t at) {
+    REAL("pread64", ssize_t (*)(int, void *, size_t, off64_t));
+    return fails_on(CALL_READ, fd) ? -1 : real(fd, data, n, at);
+}
+void *mmap(void *where, size_t n, int protection, int flags, int fd, off_t at) {
+    REAL("mmap", void *(*)(void *, size_t, int, int, int, off_t));
+    return fd >= 0 && fails_on(CALL_MAP, fd) ? MAP_FAILED : real(where, n, protection, flags, fd, at);
+}
+void *mmap64(void *where, size_t n, int protection, int flags, int fd, off64_t at) {
+    REAL("mmap64", void *(*)(void *, size_t, int, int, int, off64_t));
+    return fd >= 0 && fails_on(CALL_MAP, fd) ? MAP_FAILED : real(where, n, protection, flags, fd, at);
+}
 int fsync(int fd) { REAL("fsync", int (*)(int)); return fails_on(CALL_FSYNC, fd) ? -1 : real(fd); }
 int fdatasync(int fd) { REAL("fdatasync", int (*)(int)); return fails_on(CALL_FSYNC, fd) ? -1 : real(fd); }
 int rename(const char *from, const char *to) {
@@ -92,6 +109,14 @@ int mkdir(const char *path, mode_t mode) {
     REAL("mkdir", int (*)(const char *, mode_t));
     return fails(CALL_MKDIR, path) ? -1 : real(path, mode);
 }
+int posix_fallocate(int fd, off_t at, off_t n) {
+    REAL("posix_fallocate", int (*)(int, off_t, off_t));
+    return fails_on(CALL_TRUNCATE, fd) ? errno : real(fd, at, n);
+}
+int posix_fallocate64(int fd, off64_t at, off64_t n) {
+    REAL("posix_fallocate64", int (*)(int, off64_t, off64_t));
+    return fails_on(CALL_TRUNCATE, fd) ? errno : real(fd, at, n);
+}
 int ftruncate(int fd, off_t n) { REAL("ftruncate", int (*)(int, off_t)); return fails_on(CALL_TRUNCATE, fd) ? -1 : real(fd, n); }
 int ftruncate64(int fd, off64_t n) { REAL("ftruncate64", int (*)(int, off64_t)); return fails_on(CALL_TRUNCATE, fd) ? -1 : real(fd, n); }
 
@@ -99,7 +124,7 @@ int ftruncate64(int fd, off64_t n) { REAL("ftruncate64", int (*)(int, off64_t));
 int name(const char *path, int flags, ...) { \
     va_list rest; va_start(rest, flags); int mode = (flags & (O_CREAT | __O_TMPFILE)) ? va_arg(rest, int) : 0; va_end(rest); \
     REAL(#name, int (*)(const char *, int, ...)); \
-    return (flags & O_ACCMODE) != O_RDONLY && fails(CALL_OPEN, path) ? -1 : real(path, flags, mode); \
+    return fails((flags & O_ACCMODE) == O_RDONLY ? CALL_OPEN_TO_READ : CALL_OPEN, path) ? -1 : real(path, flags, mode); \
 }
 OPENING(open)
 OPENING(open64)

@@ -93,14 +93,14 @@ def run_kills(folder: Path, kills: Sequence[Kill]) -> Result:
     return result
 
 
-def wait_done(node: RunningNode, count: int) -> None:
+def wait_done(node: RunningNode, count: int, *, timeout_s: float = 120.0) -> None:
     """Wait until the node has nothing to do with at least `count` objects received."""
 
     def is_done() -> bool:
         total = node.verify(deep=False).balance.total
         return total.received >= count and total.in_work == total.dead_letters
 
-    wait_until(is_done, timeout_s=120, what=f"the delivery of {count} objects")
+    wait_until(is_done, timeout_s=timeout_s, what=f"the delivery of {count} objects")
 
 
 def provoke(kill: Kill, node: RunningNode) -> None:

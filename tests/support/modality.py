@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.network import EXPLICIT, RawPeer, associate_rq, pdu, pdv, store_rq
+from tests.support.network import EXPLICIT, LOOPBACK, RawPeer, associate_rq, pdu, pdv, store_rq
 from tests.support.node import CALLING
 from tests.support.peers import ReceivedObject, read_part10
 from tests.support.radiographs import CR, CT, DX
@@ -21,8 +21,8 @@ _CONTEXTS = {sop_class: 2 * number + 1 for number, sop_class in enumerate((CR, D
 class ModalityAssociation(RawPeer):
     """An association of a modality for CR, DX and CT in Explicit VR Little Endian."""
 
-    def __init__(self, port: int, *, timeout_s: float = 30.0) -> None:
-        super().__init__(port, timeout_s=timeout_s)
+    def __init__(self, port: int, *, timeout_s: float = 30.0, host: str = LOOPBACK) -> None:
+        super().__init__(port, timeout_s=timeout_s, host=host)
         contexts = [(number, sop_class, (EXPLICIT,)) for sop_class, number in _CONTEXTS.items()]
         kind, body = self.associate(associate_rq(contexts, calling=CALLING))
         if kind != 2:
@@ -56,6 +56,8 @@ class PersistentModality:
         Time that it takes for the next exposure.
     timeout_s
         Longest wait for an answer.
+    host
+        Address of the receiver.
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class PersistentModality:
         per_association: int = 4,
         pause_s: float = 0.0,
         timeout_s: float = 30.0,
+        host: str = LOOPBACK,
     ) -> None:
+        self._host = host
         self.acknowledged: list[str] = []
         self.failures: list[str] = []
         self._port = port
@@ -96,7 +100,7 @@ class PersistentModality:
         waiting = list(self._objects)
         while waiting and not self._stop.is_set():
             try:
-                with ModalityAssociation(self._port, timeout_s=self._timeout_s) as association:
+                with ModalityAssociation(self._port, timeout_s=self._timeout_s, host=self._host) as association:
                     for obj in waiting[: self._per_association]:
                         status = association.store_object(obj)
                         if status != 0:

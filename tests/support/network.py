@@ -160,8 +160,10 @@ class Response:
 class RawPeer:
     """An association requestor that sends whatever it is told."""
 
-    def __init__(self, port: int, *, timeout_s: float = 15.0, context: ssl.SSLContext | None = None) -> None:
-        self.sock = socket.create_connection((LOOPBACK, port), timeout=timeout_s)
+    def __init__(
+        self, port: int, *, timeout_s: float = 15.0, context: ssl.SSLContext | None = None, host: str = LOOPBACK
+    ) -> None:
+        self.sock = socket.create_connection((host, port), timeout=timeout_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             self.sock = context.wrap_socket(self.sock, server_hostname=LOOPBACK)
@@ -294,13 +296,14 @@ def running_receiver(
     *,
     store: InstanceStore | None = None,
     ledger_type: type[ReceptionLedger] = ReceptionLedger,
+    database: Database | None = None,
     sources: Sequence[SourceSettings] | None = None,
     tls: TlsSettings | None = None,
     **changes: object,
 ) -> Iterator[RunningReceiver]:
-    """Run a receiver in `folder`; `changes` are settings of the receiver table."""
+    """Run a receiver in `folder`, on SQLite there without `database`; `changes` are settings of the receiver table."""
     folder.mkdir(parents=True, exist_ok=True)
-    database = Database(ledger_url("", folder))
+    database = database or Database(ledger_url("", folder))
     database.create()
     ledger = ledger_type(database, receiver="test")
     settings = receiver_settings(folder, sources=sources, tls=tls, **changes)

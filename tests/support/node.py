@@ -89,7 +89,7 @@ class RunningNode:
     ) -> None:
         self.folder = folder
         self.file = folder / "node.toml"
-        self.data_dir = Path(tables.get("node", {}).get("data_dir", folder / "data"))
+        self.data_dir: Path = Path(tables.get("node", {}).get("data_dir", folder / "data"))
         self.log_file = folder / "log.txt"
         self.port = find_free_port()
         self._environment = dict(environment or {})

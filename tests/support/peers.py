@@ -175,6 +175,7 @@ class MockScp:
     on_store: Callable[[], object] = lambda: None
     max_pdu_bytes: int = 131072
     patience_s: float = 60.0
+    host: str = LOOPBACK
     objects: list[ReceivedObject] = field(default_factory=list)
     associations: int = 0
     proposed: list[list[tuple[str, tuple[str, ...]]]] = field(default_factory=list)
@@ -206,7 +207,7 @@ class MockScp:
             (evt.EVT_CONN_OPEN, self._on_connected),
             (evt.EVT_C_STORE, self._on_store),
         ]
-        server: Any = ae.start_server((LOOPBACK, self.port), block=False, evt_handlers=handlers)
+        server: Any = ae.start_server((self.host, self.port), block=False, evt_handlers=handlers)
         self.port = int(server.socket.getsockname()[1])
         self._ae = ae
         return self

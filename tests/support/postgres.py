@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,10 +28,16 @@ class PostgresCluster:
     folder
         Empty folder that the server's user can reach; the server refuses to run as root, so there it runs as the user
         that the Debian package made.
+    address
+        Where it listens.
+    prefix
+        What runs a command on the host of that address.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, address: str = LOOPBACK, prefix: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.address = address
+        self._prefix = tuple(prefix)
         self.port = find_free_port()
         self._data = folder / "data"
         self._databases = 0
@@ -40,9 +47,12 @@ class PostgresCluster:
             shutil.chown(self.folder, "postgres", "postgres")
         self._run("initdb", "-D", self._data, "-A", "trust", "-U", "node", "--no-locale", "-E", "UTF8")
         (self._data / "postgresql.auto.conf").write_text(
-            f"port = {self.port}\nlisten_addresses = '{LOOPBACK}'\nunix_socket_directories = '{self.folder}'\n"
+            f"port = {self.port}\nlisten_addresses = '{self.address}'\nunix_socket_directories = '{self.folder}'\n"
             "fsync = on\nsynchronous_commit = on\nmax_connections = 200\nshared_buffers = 32MB\n"
         )
+        if self.address != LOOPBACK:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {self.address}/24 trust\n")
         self.start()
         return self
 
@@ -63,14 +73,18 @@ class PostgresCluster:
         """Create an empty database; returns its URL as the settings take it."""
         self._databases += 1
         name = f"test{self._databases}"
-        with psycopg.connect(f"postgresql://node@{LOOPBACK}:{self.port}/postgres", autocommit=True) as connection:
+        with psycopg.connect(self.local_url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        return f"postgresql://node@{LOOPBACK}:{self.port}/{name}"
+        return f"postgresql://node@{self.address}:{self.port}/{name}"
+
+    def local_url(self, name: str) -> str:
+        """Return the URL of a database by the server's Unix socket, which no network keeps from us."""
+        return f"postgresql://node@/{name}?host={self.folder}&port={self.port}"
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         command = [str(_PROGRAMS[-1] / program), *map(str, arguments)]
         if os.geteuid() == 0:
-            command = ["runuser", "-u", "postgres", "--", *command]
+            command = [*self._prefix, "runuser", "-u", "postgres", "--", *command]
         # Not a pipe: the server would inherit it, and the call would wait for the server's end.
         with open(self.folder / f"{program}.txt", "ab") as output:
             done = subprocess.run(command, stdout=output, stderr=output, cwd="/", timeout=120, check=False)

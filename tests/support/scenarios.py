@@ -6,12 +6,23 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydicom import dcmread
 
-from tests.support.node import RunningNode
+from dicom_node.verification import Verification
 from tests.support.peers import ReceivedObject, read_part10
+
+
+class Checked(Protocol):
+    """A node or a cluster; objects lie in `objects` below `data_dir`."""
+
+    @property
+    def data_dir(self) -> Path: ...
+
+    def rows(self, query: str) -> list[Any]: ...
+
+    def verify(self, *, deep: bool) -> Verification: ...
 
 
 @dataclass(kw_only=True)
@@ -55,7 +66,7 @@ class Result:
 
     def check(
         self,
-        node: RunningNode,
+        node: Checked,
         received: Iterable[ReceivedObject],
         acknowledged: Iterable[Path],
         *,
@@ -78,7 +89,7 @@ class Result:
         for obj in received:
             contents.setdefault(obj.sop_instance_uid, set()).add(obj.data)
             under.setdefault(_source(obj), set()).add(obj.sop_instance_uid)
-        found = node.verify()
+        found = node.verify(deep=True)
         kept = _kept(node)
         self.acknowledged, self.delivered = len(originals), len(under.keys() & originals.keys())
         self.lost = len(originals.keys() - under.keys() - set(refused))
@@ -99,7 +110,7 @@ def _source(obj: ReceivedObject) -> str:
     return str(sources[0].ReferencedSOPInstanceUID) if sources else obj.sop_instance_uid
 
 
-def _kept(node: RunningNode) -> dict[str, set[bytes]]:
+def _kept(node: Checked) -> dict[str, set[bytes]]:
     kept: dict[str, set[bytes]] = {}
     for uid, key, offset in node.rows(
         "SELECT sop_instance_uid, key, dataset_offset FROM instance WHERE origin = 'received' AND state = 'stored'"

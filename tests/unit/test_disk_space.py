@@ -126,6 +126,20 @@ def test_the_reserve_takes_real_space_and_is_given_back_once(tmp_path: Path) -> 
     assert not (tmp_path / "none").exists()
 
 
+def test_two_workers_may_take_the_reserve_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Reserve(tmp_path / "reserve", MB), Reserve(tmp_path / "reserve", MB)
+    first.hold(100 * MB)
+    # It looked before the first one had made the file.
+    monkeypatch.setattr(Path, "exists", lambda _self: False)
+    second.hold(100 * MB)
+    assert (tmp_path / "reserve").stat().st_size == MB
+
+
+def test_a_reserve_that_can_not_be_made_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Reserve(tmp_path / "absent" / "reserve", MB).hold(100 * MB)
+    assert "can't be made" in caplog.text
+
+
 HOUR = 3600.0
 
 

@@ -74,3 +74,23 @@ def test_a_source_whose_requests_for_commitment_all_fail_is_named(
     )
     assert len(warnings) == len(words)
     assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+def test_what_tls_leaves_open_is_told() -> None:
+    tls = {"certificate": "a", "key": "b", "ca": "ca.pem", "crl": "crl.pem"}
+
+    def told(of_tls: dict[str, object], of_peer: object, commitment: object) -> list[str]:
+        destination = {**PACS, "tls": of_peer, "commitment": commitment}
+        tables = {"tls": {**tls, **of_tls}, "sources": [ROOM], "destinations": [destination]}
+        tables["routes"] = [{"name": "r", "destinations": ["pacs"]}]
+        return doubts(parse_settings(tables))
+
+    (reports,) = told({}, {"ca": "other.pem"}, True)
+    assert 'set report_tls = "required" in its commitment' in reports
+    assert told({}, {"ca": "other.pem"}, {"report_tls": "required"}) == []
+    assert told({}, {"ca": "other.pem"}, {"report_certificates": ["x"]}) == []
+    assert told({"only": True}, {"ca": "other.pem"}, True) == []
+    assert told({}, False, True) == []
+    (unlisted,) = told({}, {"ca": "ca.pem"}, False)
+    assert "add crl to its tls" in unlisted
+    assert told({}, {"ca": "ca.pem", "crl": "crl.pem"}, False) == []

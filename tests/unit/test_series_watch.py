@@ -9,7 +9,8 @@ import pytest
 
 from config.settings import RouteSettings
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, IdleArrival
-from dicom_node.series_watch import SeriesWatch
+from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.series_watch import UNREADABLE_PAUSE_S, SeriesWatch
 from dicom_node.states import ArrivalState
 
 ROUTE = RouteSettings(name="new", quiet_period_s=3.0, destinations=("pacs",))
@@ -99,3 +100,34 @@ def test_a_series_in_work_whose_route_was_removed_goes_by_the_one_that_matches_n
     watch(ledger, Clocks(), route).route_waiting()
     found = None if route is None else "new"
     assert ledger.routes == {1: found, 3: found}
+
+
+def test_a_series_whose_files_can_not_be_read_waits_and_holds_up_no_other() -> None:
+    class TwoIdle(FakeArrivals):
+        def idle(self) -> list[IdleArrival]:
+            return [IdleArrival(arrival_id=n, route=None, last_activity_at=900.0) for n in (1, 2)]
+
+        def first_instance(self, arrival_id: int) -> int:  # type: ignore[override]
+            return arrival_id
+
+    asked: list[int] = []
+    is_broken = True
+
+    def find(stored: Any) -> RouteSettings:
+        asked.append(stored)
+        if stored == 1 and is_broken:
+            raise StoreUnavailable("storage failed: Input/output error")
+        return ROUTE
+
+    ledger, clocks = TwoIdle(), Clocks()
+    watching = watch(ledger, clocks)
+    watching.find_route = find
+    assert watching.tick() == [2]
+    # Not at every tick, or the log would be full of it.
+    watching.tick()
+    assert asked.count(1) == 1
+    is_broken = False
+    clocks.ticks += UNREADABLE_PAUSE_S
+    watching.tick()
+    assert 1 in ledger.completed
+    assert ledger.routes[1] == "new"

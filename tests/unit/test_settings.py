@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from config.conditions import Range
 from config.example import INNER, LISTS, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
-from config.settings import CommitmentSettings, Content, Settings, SourceCommitmentSettings
+from config.settings import CommitmentSettings, Content, PeerTlsSettings, Settings, SourceCommitmentSettings
 
 REPOSITORY = Path(__file__).parents[2]
 PACS = {"name": "pacs", "ae_title": "PACS", "host": "pacs.example", "port": 104}
@@ -45,6 +45,11 @@ def test_every_fault_is_named_at_once_with_path_value_and_what_is_allowed() -> N
     assert faults["routes[0].destinations"] == "'nowhere': the name of a destination: pacs, pacs"
     assert "'mild', 'standard' or 'strong'" in faults["routes[0].strength"]
     assert "routes[0].send" in faults
+
+
+def test_a_list_whose_items_are_at_fault_is_not_called_empty() -> None:
+    faults = faults_of({"sources": [{"name": "room", "ae_titles": ["XRAY1"], "hosts": ["10.0.0.300"]}]})
+    assert list(faults) == ["sources[0].hosts[0]"]
 
 
 @pytest.mark.parametrize("title", ["", "   ", "back\\slash", "tab\tbed", "Ümlaut"])
@@ -164,8 +169,8 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     assert settings.route("fallback").destinations == ("pacs",)
     # Uncommented, every default must parse to the same settings: a comment that lies would be found here.
     # What is off by default has its table behind it, which would switch it on.
-    text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment\]\n)((?:#.*\n)+)")
-    assert len(off.findall(text)) == 2
+    text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment(?:\.tls)?\]\n)((?:#.*\n)+)")
+    assert len(off.findall(text)) == 3
     lines = off.sub("", text).splitlines()
     uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
     file.write_text("\n".join(line for line in uncommented if not line.endswith(" =")))
@@ -177,7 +182,9 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     }
     assert SourceCommitmentSettings.model_validate(tables["sources.commitment"]) == SourceCommitmentSettings()
     assert CommitmentSettings.model_validate(tables["destinations.commitment"]) == CommitmentSettings()
-    assert len(tables["destinations.commitment"]) == 8
+    assert len(tables["destinations.commitment"]) == 10
+    assert PeerTlsSettings.model_validate(tables["sources.commitment.tls"]) == PeerTlsSettings()
+    assert len(tables["sources.commitment.tls"]) == 4
 
 
 def _is_setting(line: str) -> bool:
@@ -279,3 +286,31 @@ def test_a_report_on_images_that_nobody_gets_is_refused(route: dict[str, object]
     both = {**table, "send": ["original", "enhanced"]}
     assert parse_settings({"destinations": [PACS], "routes": [both]}).routes[0].report
     assert not parse_settings({"destinations": [PACS], "routes": [{**both, "report": False}]}).routes[0].report
+
+
+def test_the_environment_stands_above_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[node]\nname = "file"\nport = 1104\n')
+    environment = {"LOWDOSE_NODE__NAME": "pod-0", "LOWDOSE_RETENTION__KEEP_H": "3", "LOWDOSE_FAULT_POINTS": "x"}
+    settings = load_settings(file, environment)
+    assert (settings.node.name, settings.node.port, settings.retention.keep_h) == ("pod-0", 1104, 3)
+    assert load_settings(file, {}).node.name == "file"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LOWDOSE_NODE__PORT", "dicom", "integer"),
+        ("LOWDOSE_NODE__NMAE", "x", "did you mean name?"),
+        ("LOWDOSE_NOD__NAME", "x", "no such setting"),
+        ("LOWDOSE_SOURCES__NAME", "x", "unset this variable"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, name: str, value: str, said: str) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('[[sources]]\nname = "a"\nae_titles = ["A"]\nhosts = ["*"]\n')
+    with pytest.raises(InvalidSettings) as refused:
+        load_settings(file, {name: value})
+    [fault] = refused.value.faults
+    assert name in str(fault)
+    assert said in str(fault)

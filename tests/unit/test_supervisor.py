@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from dicom_node.app import role_command
 from dicom_node.supervisor import MAX_DELAY_S, Role, Supervisor, restart_delay_s
 
 # Stops in order on SIGTERM, or when its standard input ends, as the node's roles do.
@@ -108,8 +110,47 @@ def test_a_fatal_exit_code_stops_everything_and_is_passed_on() -> None:
     assert time.monotonic() - begin < 15
 
 
+def test_a_fatal_exit_code_of_a_child_that_ran_before_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a worker that dies while the database is away: it can't start until that is back."""
+    monkeypatch.setattr("dicom_node.supervisor.STEADY_S", 0.5)
+    starts = tmp_path / "starts"
+    # The first one runs for longer than it takes to be steady, all others can't start.
+    code = (
+        f"import sys, time; first = not __import__('pathlib').Path({str(starts)!r}).exists();"
+        f"open({str(starts)!r}, 'a').write('x'); time.sleep(1.5 if first else 0); sys.exit(1 if first else 4)"
+    )
+    role = Role(name="r", command=[sys.executable, "-c", code], fatal_codes=frozenset({4}))
+    supervisor = Supervisor([role], drain_s=1)
+    previous = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    stopper = threading.Thread(
+        target=lambda: (wait_for(lambda: starts.exists() and len(starts.read_text()) >= 4), supervisor._stop.set())
+    )
+    stopper.start()
+    try:
+        assert supervisor.run() == 0
+    finally:
+        stopper.join(30)
+        for signum, handler in zip((signal.SIGINT, signal.SIGTERM), previous, strict=True):
+            signal.signal(signum, handler)
+    assert len(starts.read_text()) >= 4
+
+
 def test_a_child_that_fails_again_and_again_waits_longer_up_to_a_bound() -> None:
     delays = [restart_delay_s(failures) for failures in range(1, 12)]
     assert delays[0] == 0.0
     assert delays == sorted(delays)
     assert delays[-1] == MAX_DELAY_S
+
+
+def test_a_role_imports_nothing_from_the_folder_that_the_node_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    (tmp_path / "typer.py").write_text("raise SystemExit(77)")
+    done = subprocess.run(
+        [*role_command(tmp_path / "node.toml"), "nobody"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    # The program itself says so.
+    assert (done.returncode, "nobody" in done.stderr) == (2, True)

@@ -15,6 +15,9 @@ TIME = sa.Float(53)
 def upgrade() -> None:
     """Add the table and the columns; a series that is in work goes by the settings until a route takes it anew."""
     op.add_column("arrival", sa.Column("route_settings", sa.Text))
+    # There are ledgers of version 2 that have them.
+    op.create_index("instance_key", "instance", ["key"], if_not_exists=True)
+    op.create_index("delivery_destination", "delivery", ["destination", "state"], if_not_exists=True)
     op.add_column("process", sa.Column("settings_digest", sa.String(64)))
     op.create_table(
         "settings_change",
