@@ -125,11 +125,13 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
     ]
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
+    backup = settings.backup.model_copy(update={"folder": whole(settings.backup.folder)})
     return settings.model_copy(
         update={
             "node": node,
             "tls": tls,
             "storage": storage,
+            "backup": backup,
             "sources": tuple(sources),
             "destinations": tuple(destinations),
         }

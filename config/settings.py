@@ -840,7 +840,7 @@ class FallbackSettings(_Table):
     destinations: DestinationNames = Field(
         (),
         description="Destinations by name that get, untouched, what no route takes. Empty: such a series is kept, "
-        "`dicom-node status` names it, and it goes on when a route or a destination here takes it after a restart.",
+        "`dicom-node status` names it, and it goes on when a reload or a restart brings a route or a destination here.",
     )
 
 
@@ -989,6 +989,24 @@ class StorageSettings(_Table):
         return self
 
 
+class BackupSettings(_Table):
+    """A daily backup of the ledger, of objects and of this file, made by worker 0 of this machine."""
+
+    folder: Path | None = Field(
+        None,
+        description="Folder for the backups, best on another machine; relative paths start at the settings file. "
+        "None: no daily backup.",
+    )
+    at: str = Field(
+        "02:30", pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="Local time of day, hours and minutes."
+    )
+    keep: int = Field(7, ge=1, le=3650, description="Backups that are kept; the oldest beyond that are deleted.")
+    objects: Literal["undelivered", "all", "none"] = Field(
+        "undelivered",
+        description="Objects in a backup: undelivered (what some destination lacks, and quarantine), all, none.",
+    )
+
+
 class LoggingSettings(_Table):
     """What is logged and in which form."""
 
@@ -1010,6 +1028,7 @@ class Settings(_Table):
     derivation: DerivationSettings = Field(DerivationSettings())
     retention: RetentionSettings = Field(RetentionSettings())
     storage: StorageSettings = Field(StorageSettings())
+    backup: BackupSettings = Field(BackupSettings())
     logging: LoggingSettings = Field(LoggingSettings())
 
     def destination(self, name: str) -> DicomDestinationSettings | DicomwebDestinationSettings:

@@ -49,22 +49,33 @@ class Admission:
     """Judges requests and counts the associations that came of them; shared by all connections of a receiver."""
 
     def __init__(self, settings: Settings, disks: DiskSpace, ledger: ReceptionLedger) -> None:
-        self._settings = settings
         self._disks = disks
         self._ledger = ledger
         self._lock = threading.Lock()
         self._associations = 0
         self._by_source: Counter[str] = Counter()
-        self._paces = {
-            source.name: Pace(source.max_objects_per_minute)
-            for source in settings.sources
-            if source.max_objects_per_minute
-        }
         self._stopping = threading.Event()
-        self._reporters = report_sources(settings.dicom_destinations)
-        self._names = host_names((*settings.sources, *self._reporters))
+        self._paces: dict[str, Pace] = {}
         self._addresses: dict[str, frozenset[str]] = {}
-        self._addresses_until = 0.0
+        self._settings = settings
+        self.change_settings(settings)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Judge by other settings from now on; associations that are open keep what they were admitted with."""
+        with self._lock:
+            before = {source.name: source.max_objects_per_minute for source in self._settings.sources}
+            self._paces = {
+                source.name: self._paces[source.name]
+                # One that is half used up stays so: a reload is no way round it.
+                if source.name in self._paces and before[source.name] == source.max_objects_per_minute
+                else Pace(source.max_objects_per_minute)
+                for source in settings.sources
+                if source.max_objects_per_minute
+            }
+            self._settings = settings
+            self._reporters = report_sources(settings.dicom_destinations)
+            self._names = host_names((*settings.sources, *self._reporters))
+            self._addresses_until = 0.0
 
     @property
     def associations(self) -> int:
@@ -78,8 +89,9 @@ class Admission:
 
     def admit(self, request: AssociationRequest) -> Admitted | Rejection:
         """Judge a request; if it is accepted it counts, and must come to `end`."""
+        with self._lock:
+            settings, reporters = self._settings, self._reporters
         addresses = self._resolve() if self._names else {}
-        settings = self._settings
         with self._lock:
             load = ReceiverLoad(
                 associations=self._associations,
@@ -92,11 +104,11 @@ class Admission:
                 request,
                 ae_title=settings.node.ae_title,
                 sources=settings.sources,
-                reporters=self._reporters,
+                reporters=reporters,
                 addresses=addresses,
                 load=load,
             )
-            known = (*settings.sources, *self._reporters)
+            known = (*settings.sources, *reporters)
             source = find_source(request.calling_ae_title, request.host, known, addresses)
             if rejection is None and source is not None:
                 self._associations += 1

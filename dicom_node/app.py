@@ -11,19 +11,22 @@ import socket
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
-from dicom_node.errors import LedgerUnavailable
+from dicom_node.errors import LedgerOutdated, LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.receiver import PortTaken, Receiver
+from dicom_node.reloading import Reloader, digest_of, note_start, reload_event
+from dicom_node.settings_in_force import start_with
 from dicom_node.state import (
     EXIT_DATA_DIR,
     EXIT_FOUND_FAULTS,
@@ -42,10 +45,10 @@ from dicom_node.tls import TlsUnusable
 log = logging.getLogger(__name__)
 
 
-def run_receiver(settings: Settings) -> int:
-    """Run the receiver until SIGTERM or SIGINT; returns the exit code."""
+def run_receiver(settings: Settings, file: Path, digest: str) -> int:
+    """Run the receiver until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again."""
     configure_logging(settings.logging, "receiver")
-    stop = stop_event()
+    stop, asked = stop_event(), reload_event()
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
         fault_point("start.opened")
         name = f"{settings.node.name}:receiver"
@@ -56,12 +59,23 @@ def run_receiver(settings: Settings) -> int:
             machine=machine_of(settings),
             dead_after_s=settings.node.dead_after_s,
         )
-        with heartbeat(state.database, processes):
-            _receive(settings, state, name, stop)
+        processes.settings_digest = digest
+        history = SettingsChangeLedger(state.database, settings.node.name)
+        with heartbeat(state.database, processes), _receiving(settings, state, name) as receiver:
+            note_start(history, settings.node.data_dir, digest)
+            Reloader(
+                file=file,
+                settings=settings,
+                role="receiver",
+                processes=processes,
+                history=history,
+                apply=receiver.change_settings,
+            ).work_until(stop, asked)
     return EXIT_OK
 
 
-def _receive(settings: Settings, state: State, name: str, stop: threading.Event) -> None:
+@contextmanager
+def _receiving(settings: Settings, state: State, name: str) -> Iterator[Receiver]:
     ledger = ReceptionLedger(state.database, name)
     interrupted = ledger.close_left_open()
     if interrupted:
@@ -80,7 +94,7 @@ def _receive(settings: Settings, state: State, name: str, stop: threading.Event)
             EXIT_PORT,
         ) from error
     with watched_certificates(settings):
-        stop.wait()
+        yield receiver
         receiver.stop(settings.node.drain_s)
 
 
@@ -123,7 +137,9 @@ def only_one(data_dir: Path, role: str) -> Iterator[None]:
 def supervise(settings: Settings, file: Path) -> int:
     """Run every role of this machine as processes of their own; returns the exit code."""
     configure_logging(settings.logging, "node")
-    base = role_command(file)
+    kept = start_with(settings.node.data_dir, settings, digest_of(file))
+    in_force = ["--in-force", str(kept)] if kept is not None else []
+    base = role_command(file, in_force)
     roles = [Role(name="receiver", command=[*base, "receiver"], fatal_codes=FATAL_CODES)]
     roles += [
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
@@ -132,13 +148,13 @@ def supervise(settings: Settings, file: Path) -> int:
     return Supervisor(roles, drain_s=settings.node.drain_s).run()
 
 
-def role_command(file: Path) -> list[str]:
+def role_command(file: Path, options: Sequence[str] = ()) -> list[str]:
     """Return the command for a role of this node, whose name is to follow, and let children find this program."""
     home, given = str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")
     if home != sysconfig.get_path("purelib") and home not in (given or "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join([home, given] if given else [home])
     # -P: not from the folder that the node is started in. What lies there by chance, or by malice, is not imported.
-    return [sys.executable, "-P", "-m", "dicom_node", "run", "-c", str(file), "--supervised", "--role"]
+    return [sys.executable, "-P", "-m", "dicom_node", "run", "-c", str(file), "--supervised", *options, "--role"]
 
 
 def end_with_supervisor() -> None:
@@ -182,9 +198,10 @@ def heartbeat(database: Database, processes: ProcessLedger) -> Iterator[None]:
         while not ended.wait(every_s):
             try:
                 database.set_clock()
+                database.require_version()
                 processes.beat()
-            except NameTaken as error:
-                # Two under one name would each take the other's work for their own.
+            except (NameTaken, LedgerOutdated) as error:
+                # Two under one name would each take the other's work for their own; two versions, the other's tables.
                 log.error("This process stops", extra={"reason": str(error)})
                 os.kill(os.getpid(), signal.SIGTERM)
                 return

@@ -24,6 +24,7 @@ from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from dicom_node import __version__
 from dicom_node import app as application
+from dicom_node.backup_commands import backup_command, restore_command
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile, print_json
@@ -33,9 +34,13 @@ from dicom_node.errors import NodeError, OperationRefused
 from dicom_node.logs import hook_exceptions
 from dicom_node.peer_commands import doctor, send
 from dicom_node.queue_commands import queue
+from dicom_node.reload_commands import reload_command
+from dicom_node.reloading import read_settings
 from dicom_node.route_commands import route
+from dicom_node.settings_in_force import read_in_force
 from dicom_node.state import EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused
 from dicom_node.state_commands import shadow_report, status, verify
+from dicom_node.upgrade_commands import upgrade_command
 
 
 def _exit(code: int | None, **_parameters: object) -> NoReturn:
@@ -53,6 +58,10 @@ commands = typer.Typer(
 commands.add_typer(queue, name="queue")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
+commands.command("upgrade")(upgrade_command)
+commands.command("reload")(reload_command)
+commands.command("backup")(backup_command)
+commands.command("restore")(restore_command)
 
 
 class RoleName(StrEnum):
@@ -132,21 +141,24 @@ def run(
     role: Annotated[RoleName | None, typer.Option(help="Run one role in this process, instead of all.")] = None,
     number: Annotated[int, typer.Option(help="Number of the worker, unique on this node's name.", min=0)] = 0,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
+    in_force: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Run the node: the receiver and the workers, as processes that are watched and restarted."""
-    settings = load_settings(config)
+    # One that is started again goes on with what the others work with, whatever the file says by now.
+    kept = read_in_force(in_force) if in_force is not None else None
+    settings, digest = kept if kept is not None else read_settings(config)
     if supervised:
         application.end_with_supervisor()
     elif faults := [fault for fault in broken_files(settings) if fault.path.startswith("tls.")]:
         # An expired certificate does not keep the node from starting, nor does a destination's.
         raise InvalidSettings(config, tuple(faults))
     if role is RoleName.RECEIVER:
-        return application.run_receiver(settings)
+        return application.run_receiver(settings, config, digest)
     if role is RoleName.WORKER:
         # Imported here: PyTorch takes seconds and memory to load, and nothing else needs it.
         from dicom_node.worker import run_worker
 
-        return run_worker(settings, number)
+        return run_worker(settings, number, config, digest)
     return application.supervise(settings, config)
 
 

@@ -37,6 +37,8 @@ _ITEM_STATE = {Outcome.SENT: ItemState.SENT, Outcome.REFUSED: ItemState.REFUSED,
 # An association is kept open for so long between two objects where the rate is limited; peers hang up after some 30 s.
 LONGEST_PAUSE_S = 5.0
 STOPPED = "stopped by an operator"
+NOT_IN_SETTINGS = "no destination "
+"""What the reason of a delivery begins with whose destination is not in the settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +86,10 @@ class Courier:
         destination = self.destinations.get(delivery.destination)
         settings = self.settings.get(delivery.destination)
         if destination is None or settings is None:
-            return self.ledger.refuse(
-                delivery_id,
-                f"no destination {delivery.destination!r} in the settings any more; add it and retry, or reroute it",
-            )
+            reason = f"{NOT_IN_SETTINGS}{delivery.destination!r} in the settings any more; add it again, or reroute it"
+            facts = {"delivery": delivery_id, "destination": delivery.destination, "reason": reason}
+            log.error("Delivery is a dead letter", extra={**facts, "alarm": "dead_letter"})
+            return self.ledger.refuse(delivery_id, reason)
         attempt = _Attempt(self, delivery, settings)
         left = self.ledger.take_objects(delivery_id)
         fault_point("deliver.opened")

@@ -164,6 +164,11 @@ class DiskSpace:
         self._lock = threading.Lock()
         self._short: dict[Path, str] = {}
 
+    def change_marks(self, marks: Watermarks) -> None:
+        """Go by other marks from now on."""
+        with self._lock:
+            self.marks = marks
+
     def usages(self) -> list[tuple[FileSystem, Usage]]:
         """Measure every file system now; one that does not answer counts as full."""
         return [(system, self._usage(number, system)) for number, system in enumerate(self.systems)]

@@ -24,6 +24,7 @@
     ├── DerivationError                   likewise
     ├── LedgerError
     │   ├── LedgerUnavailable             the database can't be reached or is locked
+    │   ├── LedgerOutdated                its tables are of an older or a newer version of the program
     │   └── IllegalTransition             a state change that the tables of `states` do not know
     └── OperationRefused                  a command can't be carried out; the message says what to do
 """
@@ -163,6 +164,20 @@ class LedgerUnavailable(LedgerError):
     def __init__(self, message: str, *, may_be_committed: bool = False) -> None:
         super().__init__(message)
         self.may_be_committed = may_be_committed
+
+
+class LedgerOutdated(LedgerError):
+    """The ledger's tables are those of another version of the program; the message says what to do.
+
+    Parameters
+    ----------
+    version
+        Of the ledger's tables.
+    """
+
+    def __init__(self, message: str, version: int) -> None:
+        super().__init__(message)
+        self.version = version
 
 
 class IllegalTransition(LedgerError):

@@ -74,6 +74,11 @@ FAULT_POINTS: Final[Mapping[str, str]] = {
     "start.cleared": "The associations that an earlier receiver left open are closed, and nobody listens yet.",
     "start.launched": "The engine has begun to take up workflows, and no job runs yet.",
     "recover.resumed": "A workflow of a worker that is gone is taken over, others are not.",
+    "upgrade.copied": "The ledger of an older version is copied, and its tables are as they were.",
+    "upgrade.migrated": "The ledger's tables are changed, and nothing is committed.",
+    "backup.ledger": "The ledger is in a backup, and no object is.",
+    "backup.objects": "Everything is in a backup, and nothing says that it is whole.",
+    "restore.objects": "The objects of a backup are in place, and the ledger is not.",
 }
 """Every place, and what has happened and what has not when a process is at it."""
 

@@ -20,7 +20,7 @@ from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.standing import StandingWatch
-from dicom_node.workflows import Workflows
+from dicom_node.workflows import Workflows, end_other_versions
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Housekeeping:
                 closed = self.reception.close_of_others(self.processes.alive("receiver"))
                 if closed:
                     log.warning("Associations of a receiver that is gone were closed", extra={"associations": closed})
+            end_other_versions(self.processes.name, self.processes.alive("worker"))
             self.workflows.restart_ended()
 
     def take_up_unheld(self) -> None:

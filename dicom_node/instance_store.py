@@ -18,6 +18,7 @@ import logging
 import mmap
 import os
 import secrets
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ from dicom_node.object_keeping import (
     FolderKeeper,
     ObjectKeeper,
     UnknownObject,
+    require_key,
 )
 
 __all__ = ["IncomingObject", "InstanceStore", "StoredObject", "UnknownObject", "build_file_meta"]
@@ -237,6 +239,33 @@ class InstanceStore:
             # The ledger has the reason too; a sender that is told to try again would fill quarantine with copies.
             log.error("No reason could be put beside an object", extra={"key": stored.key, "reason": str(error)})
         return stored
+
+    def take_in(self, source: Path, key: str) -> None:
+        """Store a copy of a whole file under the key that it had, durably; for objects of a backup.
+
+        Raises
+        ------
+        UnknownObject
+            If `key` is no key.
+        OutOfResources
+        """
+        require_key(key)
+        staged = self._incoming / key
+        with _out_of_resources():
+            try:
+                shutil.copyfile(source, staged)
+                staged.chmod(FILE_MODE)
+                with staged.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                self._move(staged, key)
+            except BaseException:
+                staged.unlink(missing_ok=True)
+                raise
+
+    def explain(self, key: str, reason: str) -> None:
+        """Put the reason beside an object in quarantine; raises `OutOfResources`."""
+        with _out_of_resources():
+            self._keeper.explain(key, reason)
 
     def keys(self) -> Iterator[str]:
         """Return the keys of all objects outside of quarantine."""

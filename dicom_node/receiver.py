@@ -130,6 +130,15 @@ class Receiver:
                 "Receiver listens", extra={"ae_title": node.ae_title, "bind": node.bind, "port": port, "tls": is_tls}
             )
 
+    def change_settings(self, settings: Settings) -> None:
+        """Serve associations that come from now on by other settings; those that are open keep theirs.
+
+        Addresses, ports and TLS stay what they were.
+        """
+        self._settings = settings
+        self._disks.change_marks(Watermarks.of(settings))
+        self._admission.change_settings(settings)
+
     def stop(self, drain_s: float) -> None:
         """Reject new associations, give those in progress `drain_s` seconds to end, abort the rest, and return."""
         self._admission.stop()
@@ -152,7 +161,6 @@ class Receiver:
         log.info("Receiver stopped", extra={"aborted_associations": len(serving)})
 
     def _accept(self, listener: socket.socket, tls: RenewedContext | None) -> None:
-        limit = self._settings.receiver.max_associations + _CONNECTIONS_BEYOND_ASSOCIATIONS
         while True:
             try:
                 sock, address = listener.accept()
@@ -164,6 +172,7 @@ class Receiver:
                 time.sleep(0.1)
                 continue
             with self._lock:
+                limit = self._settings.receiver.max_associations + _CONNECTIONS_BEYOND_ASSOCIATIONS
                 self._connections = {thread for thread in self._connections if thread.is_alive()}
                 is_full = len(self._connections) >= limit
                 if not is_full:

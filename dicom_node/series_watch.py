@@ -16,7 +16,7 @@ from dicom_node.states import ArrivalState
 log = logging.getLogger(__name__)
 
 UNREADABLE_PAUSE_S = 5.0
-NO_ROUTE = "no route matches: add [[routes]] or [fallback] for it to the settings and restart the worker"
+NO_ROUTE = "no route matches: add [[routes]] or [fallback] for it to the settings, then `dicom-node reload`"
 
 
 def is_quiet(now: float, last_activity_at: float, quiet_period_s: float) -> bool:
@@ -112,6 +112,8 @@ class SeriesWatch:
         return self._routes[arrival_id]
 
     def _write_route(self, arrival_id: int, route: RouteSettings | None) -> None:
-        self.ledger.assign_route(arrival_id, route.name if route else None)
+        # What is in it when the series is complete holds for all of the series, whatever the settings say later.
+        as_taken = route.model_dump_json(exclude={"match"}) if route is not None else None
+        self.ledger.assign_route(arrival_id, route.name if route else None, route_settings=as_taken)
         if route is None:
             log.warning("Series without a route is kept", extra={"arrival": arrival_id, "reason": NO_ROUTE})

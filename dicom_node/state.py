@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from config.settings import Settings
 from dicom_node.disk_space import RESERVE_FILE, Reserve, measure
-from dicom_node.errors import LedgerUnavailable, NodeError
+from dicom_node.errors import LedgerOutdated, LedgerUnavailable, NodeError
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.balance import BalanceLedger
 from dicom_node.ledger.database import Database, ledger_url
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 # SQLite opens its log's index with 32 KB, and the log itself a page at a time.
 _NO_ROOM = 1 << 20
 
+RESTORING = "restore-unfinished"
+"""File in the data folder while a backup is brought back; left behind by a restore that was interrupted."""
 _DATA_DIR_ADVICE = {
     errno.ENOSPC: "make room on its disk",
     errno.EDQUOT: "make room on its disk",
@@ -137,9 +140,11 @@ def open_state(
     Raises
     ------
     StartRefused
-        If the data folder can't be written or the database can't be reached.
+        If the data folder can't be written, the database can't be reached, or its tables are of another version.
     """
     data_dir = settings.node.data_dir
+    if os.path.exists(data_dir / RESTORING):
+        raise StartRefused(f"{data_dir} holds half a backup: do `dicom-node restore` again, to its end", EXIT_DATA_DIR)
     try:
         store = open_store(settings)
         _close_to_others(data_dir)
@@ -163,6 +168,8 @@ def open_state(
             database.check()
     except LedgerUnavailable as error:
         raise StartRefused(f"{error}: {_ledger_advice(settings)}", EXIT_LEDGER) from error
+    except LedgerOutdated as error:
+        raise StartRefused(str(error), EXIT_LEDGER) from error
     try:
         yield State(settings=settings, database=database, store=store)
     finally:

@@ -2,14 +2,17 @@
 
 Each child reads its standard input, a pipe that only the supervisor holds: when the supervisor is gone, however it
 went, the pipe ends and the child stops. Children are in sessions of their own, so Ctrl-C reaches the supervisor
-alone and they are stopped in order: the receiver first, so that nothing new comes in, then the workers.
+alone and they are stopped in order: the receiver first, so that nothing new comes in, then the workers. SIGHUP, which
+asks for the settings to be read again, is handed on to them.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -72,11 +75,13 @@ class Supervisor:
         self._drain_s = drain_s
         self._stop = threading.Event()
         self._exit_code = 0
+        self._had_terminal = sys.stdin is not None and sys.stdin.isatty()
 
     def run(self) -> int:
         """Run until a signal or a fatal end of a child; returns the exit code."""
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         try:
             while not self._stop.is_set():
                 for role in self._roles:
@@ -91,6 +96,15 @@ class Supervisor:
             return
         log.info("Stopping", extra={"signal": signal.Signals(signum).name, "drain_s": self._drain_s})
         self._stop.set()
+
+    def _on_hangup(self, _signum: int, _frame: object) -> None:
+        if self._had_terminal and not os.isatty(sys.stdin.fileno()):
+            # The terminal that it was started from is gone; nobody asked for other settings.
+            self._stop.set()
+            return
+        for role in self._roles:
+            if role.process is not None and role.process.poll() is None:
+                role.process.send_signal(signal.SIGHUP)
 
     def _keep(self, role: Role) -> None:
         now = time.monotonic()

@@ -10,6 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -21,19 +24,21 @@ from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.backup_schedule import schedule_backup
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
-from dicom_node.delivery import Courier
+from dicom_node.delivery import NOT_IN_SETTINGS, Courier
+from dicom_node.destination_book import DestinationBook
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.disk_care import DiskCare
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
-from dicom_node.errors import LedgerUnavailable, UnsupportedPixels, describe
+from dicom_node.errors import IllegalTransition, LedgerUnavailable, OperationRefused, UnsupportedPixels, describe
 from dicom_node.fault_points import fault_point
 from dicom_node.hand_over import hand_over
 from dicom_node.housekeeping import Housekeeping, schedule_jobs
 from dicom_node.instance_store import InstanceStore
-from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
+from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.ledger.database import bounded_engine_options, bounded_url, reopen_after_faults
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger
@@ -42,16 +47,20 @@ from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
+from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.model_loading import load_guarded
 from dicom_node.object_keeping import StoreUnavailable
 from dicom_node.part10 import open_part10, read_beginning
+from dicom_node.reloading import Reloader, reload_event
 from dicom_node.reporting import Reporter
+from dicom_node.route_book import RouteBook
 from dicom_node.routing import SenderFacts, match_route, source_name
 from dicom_node.sameness import are_same as are_same_image
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.standing import StandingWatch
 from dicom_node.state import EXIT_OK, State, open_state
+from dicom_node.states import DeliveryState
 from dicom_node.workflows import WorkflowParts, Workflows
 from model.denoiser import Denoiser
 from model.errors import ModelError
@@ -61,6 +70,7 @@ log = logging.getLogger(__name__)
 
 # Fixed, so that an upgraded node takes up what the old one left. To be raised with a workflow whose steps changed.
 WORKFLOW_VERSION = "1"
+_MOST_JOBS = 100
 _UNREADABLE_FOR_S = 3600.0
 # For each of the last parts of a stop; the supervisor waits 10 s longer than for the drain.
 _END_S = 4.0
@@ -70,13 +80,13 @@ class UnreadableNow(StoreUnavailable):
     """Files that are there can't be read, for trouble of this machine or of the folder."""
 
 
-def run_worker(settings: Settings, number: int) -> int:
-    """Run a worker until SIGTERM or SIGINT; returns the exit code.
+def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
+    """Run a worker until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again.
 
     What it has in hand when the drain time is over is taken up at the next start.
     """
     configure_logging(settings.logging, f"worker-{number}")
-    stop = stop_event()
+    stop, asked = stop_event(), reload_event()
     with open_state(settings) as state, only_one(settings.node.data_dir, f"worker-{number}"):
         name = f"{settings.node.name}:worker-{number}"
         processes = ProcessLedger(
@@ -86,6 +96,7 @@ def run_worker(settings: Settings, number: int) -> int:
             machine=machine_of(settings),
             dead_after_s=settings.node.dead_after_s,
         )
+        processes.settings_digest = digest
         # The workflow engine's database too: what it can't write it then tries again, instead of failing the workflow.
         reopen_after_faults(Engine)
         DBOS(
@@ -103,21 +114,44 @@ def run_worker(settings: Settings, number: int) -> int:
         )
         # The engine installs a handler of its own; its lines shall look like ours.
         logging.getLogger("dbos").handlers.clear()
-        courier = _courier(state)
+        live = _Live.of(state)
+        courier = _courier(state, live.destinations)
         mark = settings.node.data_dir / f"worker-{number}.loading"
-        workflows = _workflows(state, courier, load_guarded(mark, lambda: load_model(settings)))
+        workflows = _workflows(state, courier, live, load_guarded(mark, lambda: load_model(settings)))
         with heartbeat(state.database, processes):
             DBOS.launch()
             workflows.register_queues()
             fault_point("start.launched")
             housekeeping = _housekeeping(state, workflows, courier, processes)
-            # A job may wait for a peer that is dead: each has a thread, beside those for everything else.
-            threads = 10 + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
+            # A job may wait for a peer that is dead: each has a thread, beside those for everything else. They are
+            # made as they are needed; other settings may have more peers.
+            threads = _MOST_JOBS + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
             scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
             schedule_jobs(scheduler, housekeeping)
+            if number == 0:
+                schedule_backup(scheduler, state, file)
             scheduler.start()
+            take_up_again(state, list(live.destinations.settings))
+
+            def change(new: Settings) -> None:
+                changed = replace(state, settings=new)
+                added = live.change(changed)
+                # Those that run end by the old settings; each may run beside itself.
+                scheduler.remove_all_jobs()
+                schedule_jobs(scheduler, _housekeeping(changed, workflows, courier, processes))
+                if number == 0:
+                    schedule_backup(scheduler, changed, file)
+                take_up_again(changed, added)
+
             log.info("Worker runs", extra={"weights": settings.model.weights})
-            stop.wait()
+            Reloader(
+                file=file,
+                settings=settings,
+                role=f"worker-{number}",
+                processes=processes,
+                history=SettingsChangeLedger(state.database, settings.node.name),
+                apply=change,
+            ).work_until(stop, asked)
             # Whatever waits for a database that is away must not hold up the end.
             _within(settings.node.drain_s, "the jobs", lambda: scheduler.shutdown(wait=True))
             if not workflows.finish_in_hand(settings.node.drain_s):
@@ -128,6 +162,47 @@ def run_worker(settings: Settings, number: int) -> int:
     # Threads of the engine that still work, or wait for a turn, would hold up the end of the interpreter.
     sys.stderr.flush()
     os._exit(EXIT_OK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Live:
+    """What a worker goes by and other settings replace; the periodic jobs are put together anew."""
+
+    destinations: DestinationBook
+    routes: RouteBook
+    disks: DiskSpace
+
+    @classmethod
+    def of(cls, state: State) -> _Live:
+        settings = state.settings
+        make = partial(make_destination, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
+        return cls(
+            destinations=DestinationBook(make, settings.destinations),
+            routes=RouteBook(
+                settings.routes_in_order, route_finder(state), ArrivalLedger(state.database).first_instance
+            ),
+            disks=DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=state.store.free_bytes),
+        )
+
+    def change(self, state: State) -> list[str]:
+        """Go by the settings of `state`; returns the names of destinations that are new."""
+        # Before the routes, which may lead to them.
+        added = self.destinations.replace(state.settings.destinations)
+        self.routes.replace(state.settings.routes_in_order, route_finder(state))
+        self.disks.change_marks(Watermarks.of(state.settings))
+        return added
+
+
+def take_up_again(state: State, names: Sequence[str]) -> None:
+    """Try again what was refused because its destination was not in the settings, for destinations that now are."""
+    for name in names:
+        for line in state.deliveries.lines(states=[DeliveryState.REFUSED], destination=name):
+            if line.reason is not None and line.reason.startswith(NOT_IN_SETTINGS):
+                try:
+                    state.operations.retry(line.delivery_id, "its destination is in the settings again")
+                except (OperationRefused, IllegalTransition) as error:
+                    # Another worker, or an operator, was first.
+                    log.info("Not taken up again", extra={"delivery": line.delivery_id, "reason": str(error)})
 
 
 def _within(seconds: float, what: str, end: Callable[[], object]) -> None:
@@ -271,41 +346,25 @@ def _read_header(store: InstanceStore, stored: StoredInstance) -> tuple[Dataset 
         return None, error if isinstance(error, OSError) and error.errno is not None else None
 
 
-def _courier(state: State) -> Courier:
-    settings = state.settings
+def _courier(state: State, book: DestinationBook) -> Courier:
     return Courier(
         ledger=DeliveryLedger(state.database),
         standings=DestinationLedger(state.database),
         store=state.store,
-        settings={d.name: d for d in settings.destinations},
-        destinations={
-            d.name: make_destination(d, node_ae_title=settings.node.ae_title, scratch_folder=state.store.scratch)
-            for d in settings.destinations
-        },
+        settings=book.settings,
+        destinations=book.destinations,
         clock=state.database.now,
         rng=random.Random(),
     )
 
 
-def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
+def _workflows(state: State, courier: Courier, live: _Live, model: ModelAtHand) -> Workflows:
     settings = state.settings
     arrivals = ArrivalLedger(state.database)
-    find_by_instance = route_finder(state)
-    by_name = {route.name: route for route in settings.routes_in_order}
-    found: dict[int, RouteSettings | None] = {}
-
-    def find_route(arrival: Arrival) -> RouteSettings | None:
-        if arrival.route in by_name:
-            return by_name[arrival.route]
-        # A worker with other settings wrote it. The settings of this one stay as they are: it is looked for once.
-        if arrival.arrival_id not in found:
-            found[arrival.arrival_id] = find_by_instance(arrivals.first_instance(arrival.arrival_id))
-        return found[arrival.arrival_id]
 
     def are_same(one: StoredInstance, other: StoredInstance) -> bool:
         return are_same_image(state.store.path(one.key), state.store.path(other.key), folder=state.store.scratch)
 
-    disks = DiskSpace(file_systems(settings), Watermarks.of(settings), free_bytes=state.store.free_bytes)
     return Workflows(
         WorkflowParts(
             settings=settings,
@@ -316,7 +375,7 @@ def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
                 model=model,
                 derivation=settings.derivation,
                 node_name=settings.node.name,
-                no_room=disks.refusal_of_derived,
+                no_room=live.disks.refusal_of_derived,
                 clock=state.database.now,
             ),
             outcomes=OutcomeLedger(state.database),
@@ -324,7 +383,7 @@ def _workflows(state: State, courier: Courier, model: ModelAtHand) -> Workflows:
                 store=state.store, model=model, derivation=settings.derivation, node_name=settings.node.name
             ),
             courier=courier,
-            find_route=find_route,
+            find_route=live.routes.route_of,
             are_same=are_same,
             clock=state.database.now,
         )

@@ -589,6 +589,30 @@ class Workflows(DBOSConfiguredInstance):
                 fault_point("recover.resumed")
 
 
+def end_other_versions(own: str, alive: set[str]) -> int:
+    """End what an earlier version of the workflows left, queued or in the middle; returns how many.
+
+    The engine runs a workflow only under the version that enqueued it (`WORKFLOW_VERSION`). What is ended here is in
+    the ledger, and `restart_ended` begins it anew.
+
+    Parameters
+    ----------
+    own
+        Executor ID of this process: what is under it is of an earlier start.
+    alive
+        Executors heard of lately; one of another version, on another machine, still does its own.
+    """
+    ended = 0
+    for workflow in DBOS.list_workflows(status=["PENDING", "ENQUEUED"], load_input=False, load_output=False):
+        is_other = workflow.app_version not in (None, DBOS.application_version)
+        if is_other and (workflow.executor_id == own or workflow.executor_id not in alive):
+            DBOS.cancel_workflow(workflow.workflow_id)
+            ended += 1
+    if ended:
+        log.warning("Workflows of another version begin anew", extra={"workflows": ended})
+    return ended
+
+
 def _workflow_id(arrival: Arrival) -> str:
     kind = "follow" if arrival.state is ArrivalState.FOLLOWING else "enhance"
     return f"{kind}:{arrival.series_instance_uid}:{arrival.generation}:{arrival.attempts}"

@@ -66,6 +66,7 @@ class Arrival:
     attempts: int
     completed_at: float | None
     shadow: bool = False
+    route_settings: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +158,15 @@ class ArrivalLedger:
             change_state(connection, arrival, arrival_id, ARRIVAL, ArrivalState, "complete", at=now, completed_at=now)
             return True
 
-    def assign_route(self, arrival_id: int, route: str | None, reason: str | None = None) -> None:
-        """Write down which route takes the arrival, or why none does."""
+    def assign_route(
+        self, arrival_id: int, route: str | None, reason: str | None = None, *, route_settings: str | None = None
+    ) -> None:
+        """Write down which route takes the arrival, with its settings as JSON, or why none does."""
         with self._database.write() as connection:
             connection.execute(
-                update(arrival).where(arrival.c.id == arrival_id).values(route=route, reason=cut(reason))
+                update(arrival)
+                .where(arrival.c.id == arrival_id)
+                .values(route=route, reason=cut(reason), route_settings=route_settings)
             )
 
     # -- reading --------------------------------------------------------------------------------
@@ -664,6 +669,7 @@ def _arrival(row: Any) -> Arrival:
         attempts=fields["attempts"],
         completed_at=fields["completed_at"],
         shadow=fields["shadow"],
+        route_settings=fields["route_settings"],
     )
 
 

@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from dicom_node.errors import IllegalTransition, LedgerUnavailable
-from dicom_node.ledger import schema
+from dicom_node.errors import IllegalTransition, LedgerOutdated, LedgerUnavailable
+from dicom_node.ledger import migrations, schema
 from dicom_node.states import State, Transitions, advance
 
 TIMEOUT_S = 15.0
@@ -33,6 +33,8 @@ _REMEMBER_S = 5.0
 # The server ends a statement that takes too long; where nothing comes so long after that, it is silent.
 _AFTER_SERVER_S = 3.0
 _PATIENCE_S = 120.0
+MIGRATION_S = 86_400.0
+"""Longest that a migration or a dump of the ledger may take."""
 # A network that is cut without a word: the driver must give up before the rest of the cluster gives this machine up.
 _CONNECTION = {
     "connect_timeout": 3,
@@ -124,30 +126,60 @@ class Database:
             connection.rollback()
 
     def create(self) -> None:
-        """Create the tables that are missing; refuse a ledger of a newer program.
+        """Create the tables of a new ledger; refuse one of another version of the program.
 
         Raises
         ------
         LedgerUnavailable
-            If the database can't be reached, or belongs to a newer version.
+            If the database can't be reached.
+        LedgerOutdated
+            If its tables are of another version.
         """
-        with self._translated(), self.engine.begin() as connection, _patiently(connection):
-            if connection.dialect.name == "postgresql":
-                # Several machines may start on an empty database at once.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
-            schema.metadata.create_all(connection)
-        self.set_clock()
-        with self.write() as connection, _patiently(connection):
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
-            version = connection.scalar(select(schema.schema_version.c.version))
+        with self._translated(), self.engine.begin() as connection, patiently(connection):
+            self._lock_creation(connection)
+            version = migrations.version_of(connection)
             if version is None:
-                connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION))
-            elif version != schema.SCHEMA_VERSION:
-                raise LedgerUnavailable(
-                    f"the ledger has schema version {version}, this program knows {schema.SCHEMA_VERSION}: "
-                    "run the version of dicom-node that wrote it"
-                )
+                schema.metadata.create_all(connection)
+                migrations.note_version(connection, schema.SCHEMA_VERSION)
+                migrations.stamp(connection, schema.SCHEMA_VERSION)
+        self.set_clock()
+        if version is not None:
+            require_version(version)
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Run a transaction that changes the tables, alone: no process of any version starts meanwhile.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the database can't be reached or refuses a change; then nothing was changed.
+        """
+        with self._translated(), self.engine.connect() as connection:
+            on_sqlite = connection.dialect.name == "sqlite"
+            if on_sqlite:
+                # Without effect within a transaction. A table that is made anew would take its references with it.
+                connection.connection.execute("PRAGMA foreign_keys=OFF")
+            try:
+                with connection.begin(), patiently(connection, MIGRATION_S):
+                    self._lock_creation(connection)
+                    yield connection
+            finally:
+                if on_sqlite:
+                    # Whoever takes the connection next finds it as it is configured.
+                    connection.invalidate()
+
+    def require_version(self) -> None:
+        """Raise `LedgerOutdated` if the tables are of another version now, and `LedgerUnavailable`."""
+        with self.read() as connection:
+            version = connection.scalar(select(schema.schema_version.c.version))
+        if version is not None:
+            require_version(version)
+
+    def _lock_creation(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            # Several machines may start on an empty database at once.
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATING})
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -202,6 +234,23 @@ class Database:
             raise
         except SQLAlchemyError as error:
             raise _unavailable(error) from error
+
+
+def require_version(version: int) -> None:
+    """Raise `LedgerOutdated`, with what to do, unless `version` is that of this program's tables."""
+    known = schema.SCHEMA_VERSION
+    if version < known:
+        raise LedgerOutdated(
+            f"the ledger has schema version {version}, this program needs {known}: stop the node on every machine, "
+            "then `dicom-node upgrade -c FILE`",
+            version,
+        )
+    if version > known:
+        raise LedgerOutdated(
+            f"the ledger has schema version {version}, this program knows {known}: run the version of dicom-node that "
+            "wrote it, or restore the backup that its upgrade made",
+            version,
+        )
 
 
 def _unavailable(error: SQLAlchemyError, *, may_be_committed: bool = False) -> LedgerUnavailable:
@@ -286,15 +335,16 @@ def _engine(url: str, timeout_s: float) -> Engine:
 
 
 @contextmanager
-def _patiently(connection: Connection) -> Iterator[None]:
-    """Let the statements of a transaction take `_PATIENCE_S`: at a start others may be making the same tables."""
+def patiently(connection: Connection, seconds: float = _PATIENCE_S) -> Iterator[None]:
+    """Let the statements of a transaction take longer: at a start others may be making the same tables."""
     if connection.dialect.name != "postgresql":
         yield
         return
     driver: Any = connection.connection.driver_connection
-    usual_s, driver.answer_within_s = driver.answer_within_s, _PATIENCE_S + _AFTER_SERVER_S
+    usual_s, driver.answer_within_s = driver.answer_within_s, seconds + _AFTER_SERVER_S
     try:
-        connection.execute(text(f"SET LOCAL statement_timeout = {int(_PATIENCE_S * 1000)}"))
+        connection.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}"))
         yield
     finally:
         driver.answer_within_s = usual_s

@@ -69,6 +69,8 @@ class ProcessLedger:
         self._machine = machine or socket.gethostname()
         self._token = secrets.token_hex(16)
         self.dead_after_s = dead_after_s
+        self.settings_digest: str | None = None
+        """SHA-256 of the settings file that this process works with."""
         self._started_at = database.now()
         self._beaten_at: float | None = None
         self._steady_since = self._started_at
@@ -122,6 +124,7 @@ class ProcessLedger:
             "seen_at": now,
             "machine": self._machine[-512:],
             "token": self._token,
+            "settings_digest": self.settings_digest,
         }
         named = process.c.name == self._name
         ours = named if take else named & (process.c.token == self._token)

@@ -16,11 +16,13 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+"""To be raised with every change of the tables, and a module in `ledger.migrations.versions` brings older ones here."""
 
 metadata = MetaData()
 
@@ -82,6 +84,7 @@ arrival = Table(
     Column("reason", String(1024)),
     Column("released_at", _Time),  # originals went on before every image was decided; enhancement goes on behind them
     Column("shadow", Boolean, nullable=False, default=False),  # what is enhanced is measured, and never leaves
+    Column("route_settings", Text),  # JSON of the route as it was when it took the series
     UniqueConstraint("series_instance_uid", "generation"),
     Index(
         "arrival_one_open",
@@ -209,6 +212,7 @@ process = Table(
     Column("seen_at", _Time, nullable=False),
     Column("machine", String(512)),  # where it may run again under its name: host and data folder
     Column("token", String(32)),  # of this start; a process that finds another one here has lost its name
+    Column("settings_digest", String(64)),  # SHA-256 of the settings file that it works with
 )
 
 # What reading the objects again found; the latest finding of each.
@@ -321,4 +325,18 @@ commitment_request_item = Table(
     Column("sop_class_uid", String(64), nullable=False),
     Column("sop_instance_uid", String(64), nullable=False),
     Column("outcome", Integer),  # 0 committed, else Failure Reason; empty while it is on its way
+)
+
+# Who changed which settings of a running node, or tried to.
+settings_change = Table(
+    "settings_change",
+    metadata,
+    _key(),
+    Column("at", _Time, nullable=False),
+    Column("node", String(64), nullable=False),
+    Column("who", String(255), nullable=False),  # user and host, or the signal
+    Column("outcome", String(16), nullable=False),  # requested | applied | refused
+    Column("digest", String(64)),  # SHA-256 of the file as it was read
+    Column("changes", Text, nullable=False),  # JSON: what changed by its path, old and new; or the faults
+    Index("settings_change_at", "node", "at"),
 )

@@ -6,10 +6,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
 from dicom_node.errors import LedgerUnavailable
-from dicom_node.ledger import schema
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import RecordOutcome
 from tests.contract.conftest import Ledger, received
@@ -172,14 +171,6 @@ def test_every_change_is_in_the_audit(ledger: Ledger) -> None:
         ("arrival", None, "open", "open"),
         ("instance", None, "stored", "receive"),
     ]
-
-
-def test_a_ledger_of_a_newer_program_is_refused(ledger: Ledger) -> None:
-    with ledger.database.write() as connection:
-        connection.execute(schema.schema_version.delete())
-        connection.execute(insert(schema.schema_version).values(version=schema.SCHEMA_VERSION + 1))
-    with pytest.raises(LedgerUnavailable, match="run the version of dicom-node that wrote it"):
-        ledger.database.create()
 
 
 def test_a_commit_on_sqlite_waits_for_the_disk(ledger: Ledger) -> None:

@@ -46,7 +46,8 @@ def test_killed_between_two_effects_the_node_loses_nothing(tmp_path: Path) -> No
 
 def test_every_point_of_the_table_is_killed_at_by_the_page_or_has_its_own_test() -> None:
     apart = {"retention.marked", "retention.deleted", "recover.resumed"}
-    assert {kill.point for kill in all_kills()} | apart == set(FAULT_POINTS)
+    of_commands = {point for point in FAULT_POINTS if point.startswith(("upgrade.", "backup.", "restore."))}
+    assert {kill.point for kill in all_kills()} | apart | of_commands == set(FAULT_POINTS)
 
 
 def test_killed_at_random_moments_the_node_loses_nothing(tmp_path: Path) -> None:

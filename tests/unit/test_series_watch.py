@@ -35,7 +35,8 @@ class FakeArrivals:
     def first_instance(self, _: int) -> None:
         return None
 
-    def assign_route(self, arrival_id: int, route: str | None) -> None:
+    def assign_route(self, arrival_id: int, route: str | None, *, route_settings: str | None) -> None:
+        assert (route is None) == (route_settings is None)
         self.routes[arrival_id] = route
 
     def in_state(self, *states: ArrivalState) -> list[Arrival]:
