@@ -115,9 +115,7 @@ class UserLedger:
             },
         )
 
-    def take_in(
-        self, *, issuer: str, subject: str, name: str, role: RoleName, sees_patients: bool
-    ) -> ConsoleUser:
+    def take_in(self, *, issuer: str, subject: str, name: str, role: RoleName, sees_patients: bool) -> ConsoleUser:
         """Return the user that an issuer vouches for, with the rights that it has now; added where it is new."""
         theirs = (console_user.c.issuer == issuer) & (console_user.c.subject == subject)
         rights = {"role": role.value, "sees_patients": sees_patients}
@@ -162,9 +160,7 @@ class UserLedger:
         """Lock a user out, or let the user in again; OperationRefused if nobody could manage users then."""
         self._change(user_id, disabled=disabled, loses_admin=disabled, end_sessions=disabled)
 
-    def _change(
-        self, user_id: int, *, loses_admin: bool = False, end_sessions: bool = False, **values: Any
-    ) -> None:
+    def _change(self, user_id: int, *, loses_admin: bool = False, end_sessions: bool = False, **values: Any) -> None:
         with self._database.write() as connection:
             connection.execute(update(console_user).where(console_user.c.id == user_id).values(**values))
             if loses_admin and not connection.scalar(
