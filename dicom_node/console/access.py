@@ -1,4 +1,4 @@
-"""Who asks: the session of a request, the permission that its route needs, and proof that the request is the user's own."""
+"""Who asks: the session of a request, the permission its route needs, and proof that the request is the user's own."""
 
 from __future__ import annotations
 

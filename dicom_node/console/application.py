@@ -15,14 +15,26 @@ from dicom_node import __version__
 from dicom_node.console.access import Access
 from dicom_node.console.errors import add_error_pages
 from dicom_node.console.guard import guarded
-from dicom_node.console.pages import account
+from dicom_node.console.pages import account, destinations, overview, queue, studies
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import STATIC, MenuEntry
+from dicom_node.identifiers import try_identifiers
 from dicom_node.state import State
 
-ROUTERS: Final[Sequence[APIRouter]] = (account.router,)
+ROUTERS: Final[Sequence[APIRouter]] = (
+    account.router,
+    overview.router,
+    studies.router,
+    queue.router,
+    destinations.router,
+)
 
-MENU: Final[Sequence[MenuEntry]] = ()
+MENU: Final[Sequence[MenuEntry]] = (
+    MenuEntry(label="Overview", path="/", permission=Permission.VIEW),
+    MenuEntry(label="Studies", path="/studies", permission=Permission.VIEW),
+    MenuEntry(label="Queue", path="/queue", permission=Permission.VIEW),
+    MenuEntry(label="Destinations", path="/destinations", permission=Permission.VIEW),
+)
 
 
 class _StaticFiles(StaticFiles):
@@ -48,6 +60,7 @@ def create_app(node: State) -> FastAPI:
     app = FastAPI(title="Low-dose node", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.node = node
     app.state.access = Access(node.database, node.settings.console)
+    app.state.identifiers = try_identifiers(node.settings)
     app.state.menu = MENU
     for router in ROUTERS:
         app.include_router(router)

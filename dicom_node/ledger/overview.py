@@ -169,6 +169,11 @@ class OverviewLedger:
                 ],
             )
 
+    def queues(self) -> list[QueueFigures]:
+        """Return what waits for each destination."""
+        with self._database.read() as connection:
+            return _queues(connection)
+
     def senders(self, ae_titles: Sequence[str]) -> list[SenderFigures]:
         """Return of each AE title when it called last, from where, and how many associations it has open."""
         found = []

@@ -65,7 +65,7 @@ def _login_page(request: Request, wanted: str, *, fault: str = "", name: str = "
 
 
 @router.get("/login", dependencies=[Depends(public)])
-async def show_login(request: Request, next: str = "/") -> Response:  # noqa: A002 - the word in addresses
+async def show_login(request: Request, next: str = "/") -> Response:
     """Show the form; whoever is signed in goes on."""
     access: Access = request.app.state.access
     if await run_in_threadpool(access.signed_in, request) is not None:
@@ -78,7 +78,7 @@ async def login(
     request: Request,
     name: Annotated[str, Form(max_length=128)] = "",
     password: Annotated[str, Form(max_length=1024)] = "",
-    next: Annotated[str, Form()] = "/",  # noqa: A002
+    next: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sign in with a password."""
     wanted = local_path(next)
