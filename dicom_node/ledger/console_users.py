@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,6 +172,12 @@ class UserLedger:
                 raise OperationRefused("this is the last admin: make another user an admin first")
             if end_sessions:
                 connection.execute(delete(console_session).where(console_session.c.user_id == user_id))
+
+
+def require_user_name(name: str) -> None:
+    """Refuse a name that can't be told from others, or could be that of a user of an issuer."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name):
+        raise OperationRefused("a name has 1 to 64 letters, digits, dots, hyphens, underscores and @; take another one")
 
 
 def user_of(row: Any) -> ConsoleUser:

@@ -399,4 +399,5 @@ console_audit = Table(
     Column("result", String(16), nullable=False),  # done | refused | failed
     Column("reason", String(1024)),
     Index("console_audit_at", "at"),
+    Index("console_audit_action", "action"),
 )

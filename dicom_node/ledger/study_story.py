@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, case, func, select
 
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.schema import (
@@ -322,22 +322,17 @@ def _events(connection: Connection, uid: str, arrivals: Sequence[int], deliverie
         event.c.to_state,
         event.c.reason,
     )
-    of_parts = select(*columns).where(
-        or_(
-            and_(event.c.subject == arrival.name, event.c.subject_id.in_(arrivals)),
-            and_(event.c.subject == delivery.name, event.c.subject_id.in_(deliveries)),
-        )
-    )
-    of_images = (
-        select(*columns)
-        .join(instance, instance.c.id == event.c.subject_id)
-        .where(event.c.subject == instance.name, instance.c.arrival_id.in_(arrivals))
-    )
+    # One query for each subject: the index begins with it, and planners make little of OR and of joins here.
+    images = select(instance.c.id).where(instance.c.arrival_id.in_(arrivals))
+    of_parts = [
+        select(*columns).where(event.c.subject == table.name, event.c.subject_id.in_(numbers))
+        for table, numbers in ((arrival, arrivals), (delivery, deliveries), (instance, images))
+    ]
     # A hold has no number; what it is about stands in its reason.
     of_holds = select(*columns).where(
         event.c.subject == hold.name, event.c.subject_id == 0, event.c.reason.startswith(f"study {uid}:")
     )
-    rows = [row for query in (of_parts, of_images, of_holds) for row in connection.execute(query)]
+    rows = [row for query in (*of_parts, of_holds) for row in connection.execute(query)]
     return _grouped(sorted(rows, key=lambda row: row.id))
 
 

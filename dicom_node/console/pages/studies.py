@@ -78,7 +78,7 @@ def _day(text: str) -> date | None:
 
 def _midnight(day: date | None) -> float | None:
     # In the time zone of this machine, as every time on the pages.
-    return None if day is None else datetime(day.year, day.month, day.day).astimezone().timestamp()  # noqa: DTZ001
+    return None if day is None else datetime(day.year, day.month, day.day).astimezone().timestamp()
 
 
 @router.get("/studies")
