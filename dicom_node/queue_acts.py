@@ -91,7 +91,7 @@ ACTS: Final[Mapping[Act, ActRule]] = {
         among=(*WAITING, DeliveryState.SENDING),
         label="Cancel",
         done="cancelled",
-        warning="What was not sent will not arrive there. The objects stay on this node, and a retry takes it up again.",
+        warning="What was not sent will not arrive there. The objects stay on this node; a retry takes it up again.",
         always_asks=True,
     ),
 }

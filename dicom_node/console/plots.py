@@ -34,7 +34,7 @@ def bar_plot(values: Sequence[float], labels: Sequence[str], *, title: str, text
     step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(values))
     marks = [
         f'<rect class="plot-bar" x="{_LEFT + n * step + 2:.1f}" y="{_y(value, top):.1f}" width="{step - 4:.1f}" '
-        f'height="{max(0.0, _HEIGHT - _BOTTOM - _y(value, top)):.1f}"><title>{escape(_said(value, unit))}</title></rect>'
+        f'height="{max(0.0, _HEIGHT - _BOTTOM - _y(value, top)):.1f}">{_tip(value, unit)}</rect>'
         for n, value in enumerate(values)
     ]
     return _plot("".join(marks), labels, step, top, title, text, unit)
@@ -54,17 +54,16 @@ def line_plot(
         x, y = _LEFT + (n + 0.5) * step, _y(value, top)
         is_joined = n > 0 and values[n - 1] is not None
         lines.append(f"{'L' if is_joined else 'M'}{x:.1f} {y:.1f}")
-        dots.append(
-            f'<circle class="plot-dot" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{escape(_said(value, unit))}</title></circle>'
-        )
+        dots.append(f'<circle class="plot-dot" cx="{x:.1f}" cy="{y:.1f}" r="3">{_tip(value, unit)}</circle>')
     path = f'<path class="plot-line" d="{" ".join(lines)}"></path>' if lines else ""
     return _plot(path + "".join(dots), labels, step, top, title, text, unit)
 
 
 def _plot(marks: str, labels: Sequence[str], step: float, top: float, title: str, text: str, unit: str) -> Markup:
     grid = "".join(
-        f'<line class="plot-grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_y(value, top):.1f}" y2="{_y(value, top):.1f}">'
-        f'</line><text class="plot-label" x="{_LEFT - 6}" y="{_y(value, top) + 4:.1f}" text-anchor="end">'
+        f'<line class="plot-grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_y(value, top):.1f}" '
+        f'y2="{_y(value, top):.1f}"></line>'
+        f'<text class="plot-label" x="{_LEFT - 6}" y="{_y(value, top) + 4:.1f}" text-anchor="end">'
         f"{escape(_said(value, unit))}</text>"
         for value in (0, top / 2, top)
     )
@@ -82,6 +81,10 @@ def _plot(marks: str, labels: Sequence[str], step: float, top: float, title: str
         f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{title}. {text}")}">'
         f"{grid}{marks}{axis}{below}</svg>"
     )
+
+
+def _tip(value: float, unit: str) -> str:
+    return f"<title>{escape(_said(value, unit))}</title>"
 
 
 def _y(value: float, top: float) -> float:

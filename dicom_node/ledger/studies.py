@@ -204,7 +204,7 @@ def _in_state(state: StudyState) -> ColumnElement[bool]:
         StudyState.IN_WORK: or_(of_arrivals(*_ENHANCING), of_deliveries(*_MOVING)),
         StudyState.RECEIVING: of_arrivals(*_RECEIVING),
     }
-    before = []
+    before: list[ColumnElement[bool]] = []
     for one, condition in ranked.items():
         if one is state:
             return and_(condition, *(~other for other in before))

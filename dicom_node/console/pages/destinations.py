@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -15,7 +16,7 @@ from dicom_node.console.access import SignedIn, audited, record, require
 from dicom_node.console.pages.queue import hold_or_release
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import is_fragment_wanted, render
-from dicom_node.destinations.base import StepState
+from dicom_node.destinations.base import ProbeStep, StepState
 from dicom_node.destinations.kinds import make_destination
 from dicom_node.destinations.probing import PROBED_CLASSES
 from dicom_node.errors import OperationRefused
@@ -74,43 +75,50 @@ def _row(node: State, name: str) -> DestinationRow:
     raise HTTPException(404, f"There is no destination {name!r} in the settings. The page Destinations shows them.")
 
 
-@router.get("/destinations")
-def show_destinations(request: Request, signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))]) -> Response:
+@router.get("/destinations", dependencies=[Depends(require(Permission.VIEW))])
+def show_destinations(
+    request: Request,
+) -> Response:
     """Show every destination."""
     return render(request, "destinations.html", rows=_rows(request.app.state.node))
 
 
-@router.get("/destinations/{name}")
+@router.get("/destinations/{name}", dependencies=[Depends(require(Permission.VIEW))])
 def show_destination(
-    request: Request, name: str, signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))]
+    request: Request,
+    name: str,
 ) -> Response:
     """Show one destination, with the worksheet for its other side."""
     return _page(request, name)
 
 
-def _page(request: Request, name: str, **more: object) -> Response:
+def _page(request: Request, name: str, steps: Sequence[ProbeStep] | None = None) -> Response:
     node: State = request.app.state.node
     row = _row(node, name)
     settings = node.settings
     return render(
         request,
         "destination.html",
-        **{
-            "row": row,
-            "routes": [route.name for route in settings.routes_in_order if name in route.destinations],
-            "classes": list(PROBED_CLASSES),
-            "addresses": own_addresses(row.settings),
-            "calling": _calling_ae_title(settings, row.settings),
-            "ports": _own_ports(settings),
-            "steps": None,
-            "failed": False,
-            **more,
-        },
+        row=row,
+        routes=[route.name for route in settings.routes_in_order if name in route.destinations],
+        classes=list(PROBED_CLASSES),
+        addresses=own_addresses(row.settings),
+        calling=_calling_ae_title(settings, row.settings),
+        ports=_own_ports(settings),
+        steps=steps,
+        failed=_has_failed(steps or ()),
     )
 
 
-@router.post("/destinations/{name}/echo")
-def echo(request: Request, name: str, signed_in: Annotated[SignedIn, Depends(require(Permission.OPERATE))]) -> Response:
+def _has_failed(steps: Sequence[ProbeStep]) -> bool:
+    return any(step.state is StepState.FAILED for step in steps)
+
+
+@router.post("/destinations/{name}/echo", dependencies=[Depends(require(Permission.OPERATE))])
+def echo(
+    request: Request,
+    name: str,
+) -> Response:
     """Walk up to the destination as `dicom-node doctor` does, and show each step."""
     node: State = request.app.state.node
     row = _row(node, name)
@@ -120,12 +128,11 @@ def echo(request: Request, name: str, signed_in: Annotated[SignedIn, Depends(req
         steps = make_destination(row.settings, node_ae_title=node.settings.node.ae_title).probe()
     finally:
         _TRIALS.release()
-    failed = [step for step in steps if step.state is StepState.FAILED]
-    result = AuditResult.FAILED if failed else AuditResult.DONE
-    record(request, "echo", name, result, failed[0].sentence if failed else None)
+    failures = [step.sentence for step in steps if step.state is StepState.FAILED]
+    record(request, "echo", name, AuditResult.FAILED if failures else AuditResult.DONE, next(iter(failures), None))
     if is_fragment_wanted(request):
-        return render(request, "echo.html", row=row, steps=steps, failed=bool(failed))
-    return _page(request, name, steps=steps, failed=bool(failed))
+        return render(request, "echo.html", row=row, steps=steps, failed=_has_failed(steps))
+    return _page(request, name, steps)
 
 
 @router.post("/destinations/{name}/hold")

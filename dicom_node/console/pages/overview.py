@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from markupsafe import Markup
 from starlette.responses import Response
 
-from dicom_node.console.access import SignedIn, require
+from dicom_node.console.access import require
 from dicom_node.console.alarms import concerns
 from dicom_node.console.permissions import Permission
 from dicom_node.console.plots import bar_plot, line_plot
@@ -45,8 +45,10 @@ class SourceTile:
     open: int
 
 
-@router.get("/")
-def show_overview(request: Request, signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))]) -> Response:
+@router.get("/", dependencies=[Depends(require(Permission.VIEW))])
+def show_overview(
+    request: Request,
+) -> Response:
     """Show the page, or for a page that refreshes itself its living part."""
     node: State = request.app.state.node
     ledger = OverviewLedger(node.database)

@@ -70,10 +70,9 @@ def queue_query(
     return QueueQuery(show=show, destination=destination, study=study, series=series, reason=reason)
 
 
-@router.get("/queue")
+@router.get("/queue", dependencies=[Depends(require(Permission.VIEW))])
 def show_queue(
     request: Request,
-    signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))],
     query: Annotated[QueueQuery, Depends(queue_query)],
     before: int | None = None,
 ) -> Response:

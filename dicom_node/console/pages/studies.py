@@ -81,10 +81,9 @@ def _midnight(day: date | None) -> float | None:
     return None if day is None else datetime(day.year, day.month, day.day).astimezone().timestamp()
 
 
-@router.get("/studies")
+@router.get("/studies", dependencies=[Depends(require(Permission.VIEW))])
 def show_studies(
     request: Request,
-    signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))],
     query: Annotated[StudyQuery, Depends(study_query)],
     at: float | None = None,
     below: int | None = None,
@@ -136,9 +135,10 @@ def find(
     return RedirectResponse(query.address(), 303)
 
 
-@router.get("/studies/of/{uid}")
+@router.get("/studies/of/{uid}", dependencies=[Depends(require(Permission.VIEW))])
 def show_study_of(
-    request: Request, uid: str, signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW))]
+    request: Request,
+    uid: str,
 ) -> Response:
     """Go to the study with this UID."""
     node: State = request.app.state.node

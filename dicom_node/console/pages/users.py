@@ -18,11 +18,11 @@ from dicom_node.ledger.console_users import require_user_name
 
 router = APIRouter()
 
-Admin = Annotated[SignedIn, Depends(require(Permission.MANAGE_USERS))]
 
-
-@router.get("/users")
-def show_users(request: Request, signed_in: Admin) -> Response:
+@router.get("/users", dependencies=[Depends(require(Permission.MANAGE_USERS))])
+def show_users(
+    request: Request,
+) -> Response:
     """Show every user, and the form for another one."""
     return _page(request)
 
@@ -43,10 +43,9 @@ def _page(request: Request, *, made_for: str = "", password: str = "", fault: st
     )
 
 
-@router.post("/users/add")
+@router.post("/users/add", dependencies=[Depends(require(Permission.MANAGE_USERS))])
 def add_user(
     request: Request,
-    signed_in: Admin,
     name: Annotated[str, Form(max_length=64)],
     role: Annotated[RoleName, Form()],
     sees_patients: Annotated[bool, Form()] = False,
@@ -63,11 +62,10 @@ def add_user(
     return _page(request, made_for=name.strip(), password=password)
 
 
-@router.post("/users/{user}/rights")
+@router.post("/users/{user}/rights", dependencies=[Depends(require(Permission.MANAGE_USERS))])
 def change_rights(
     request: Request,
     user: str,
-    signed_in: Admin,
     role: Annotated[RoleName, Form()],
     sees_patients: Annotated[bool, Form()] = False,
 ) -> Response:
@@ -81,8 +79,11 @@ def change_rights(
     return RedirectResponse("/users", 303)
 
 
-@router.post("/users/{user}/password")
-def reset_password(request: Request, user: str, signed_in: Admin) -> Response:
+@router.post("/users/{user}/password", dependencies=[Depends(require(Permission.MANAGE_USERS))])
+def reset_password(
+    request: Request,
+    user: str,
+) -> Response:
     """Give a user another password, which is shown once and has to be changed."""
     access: Access = request.app.state.access
     password = make_password()
@@ -96,7 +97,12 @@ def reset_password(request: Request, user: str, signed_in: Admin) -> Response:
 
 
 @router.post("/users/{user}/lock")
-def lock(request: Request, user: str, signed_in: Admin, disabled: Annotated[bool, Form()]) -> Response:
+def lock(
+    request: Request,
+    user: str,
+    signed_in: Annotated[SignedIn, Depends(require(Permission.MANAGE_USERS))],
+    disabled: Annotated[bool, Form()],
+) -> Response:
     """Lock a user out, everywhere and at once; or let the user in again."""
     access: Access = request.app.state.access
     with audited(request, "lock user" if disabled else "unlock user", user):
@@ -107,10 +113,9 @@ def lock(request: Request, user: str, signed_in: Admin, disabled: Annotated[bool
     return RedirectResponse("/users", 303)
 
 
-@router.get("/audit")
+@router.get("/audit", dependencies=[Depends(require(Permission.VIEW_AUDIT))])
 def show_audit(
     request: Request,
-    signed_in: Annotated[SignedIn, Depends(require(Permission.VIEW_AUDIT))],
     before: int | None = None,
     user: str = "",
     action: str = "",
