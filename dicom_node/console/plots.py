@@ -8,9 +8,9 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-_WIDTH: Final = 480
-_HEIGHT: Final = 150
-_LEFT: Final = 48
+_WIDTH: Final = 400
+_HEIGHT: Final = 140
+_LEFT: Final = 44
 _RIGHT: Final = 8
 _TOP: Final = 12
 _BOTTOM: Final = 24
@@ -65,7 +65,7 @@ def _plot(marks: str, labels: Sequence[str], step: float, top: float, title: str
         f'y2="{_y(value, top):.1f}"></line>'
         f'<text class="plot-label" x="{_LEFT - 6}" y="{_y(value, top) + 4:.1f}" text-anchor="end">'
         f"{escape(_said(value, unit))}</text>"
-        for value in (0, top / 2, top)
+        for value in ((0, top / 2, top) if unit or top % 2 == 0 else (0, top))
     )
     below = "".join(
         f'<text class="plot-label" x="{_LEFT + (n + 0.5) * step:.1f}" y="{_HEIGHT - 7}" text-anchor="middle">'

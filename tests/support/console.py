@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import uvicorn
+from argon2 import PasswordHasher
 
 from config.loading import parse_settings
 from config.settings import RoleName, Settings
+from dicom_node.console import passwords
 from dicom_node.console.application import create_app, guard_app
 from dicom_node.console.passwords import hash_password
 from dicom_node.console.server import listen
@@ -28,6 +31,8 @@ with warnings.catch_warnings():
 
 BASE = f"http://{LOOPBACK}:8411"
 PASSWORD = "seven quiet horses"
+# Tests sign in some hundred times, and what makes guessing slow would make them slow.
+CHEAP = PasswordHasher(time_cost=2, memory_cost=8, parallelism=1)
 _CSRF = re.compile(r'name="csrf" value="([0-9a-f]+)"')
 
 
@@ -102,7 +107,7 @@ def console_settings(folder: Path, **tables: Any) -> Settings:
 @contextlib.contextmanager
 def console_over(settings: Settings) -> Iterator[Console]:
     """Open a ledger and the application over it."""
-    with open_state(settings) as state:
+    with mock.patch.object(passwords, "_HASHER", CHEAP), open_state(settings) as state:
         app = create_app(state)
         yield Console(state=state, app=app, guarded=guard_app(app))
 
