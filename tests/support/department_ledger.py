@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Table, insert
+from sqlalchemy import Table, insert, text
 
 from dicom_node.ledger import schema
 from dicom_node.ledger.database import Database
@@ -26,7 +26,6 @@ class _Counter:
     arrival: int = 0
     instance: int = 0
     delivery: int = 0
-    event: int = 0
 
 
 def fill(database: Database, *, studies: int, odd_every: int = 100, seed: int = 1, until: float | None = None) -> None:
@@ -64,6 +63,10 @@ def fill(database: Database, *, studies: int, odd_every: int = 100, seed: int = 
                 for table in schema.metadata.sorted_tables:
                     if rows := batch.pop(table, None):
                         connection.execute(insert(table), rows)
+        if connection.dialect.name == "postgresql":
+            # Rows with numbers of ours don't move the sequence that numbers the next ones.
+            for name in ("association", "study", "arrival", "instance", "delivery"):
+                connection.execute(text(f"SELECT setval('{name}_id_seq', (SELECT max(id) FROM {name}))"))
 
 
 def _study(
@@ -229,11 +232,9 @@ def _event(
     at: float,
     reason: str | None = None,
 ) -> Iterator[tuple[Table, dict[str, Any]]]:
-    counter.event += 1
     yield (
         schema.event,
         {
-            "id": counter.event,
             "at": at,
             "subject": subject,
             "subject_id": number,
