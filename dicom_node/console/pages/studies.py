@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from pydicom.uid import UID
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import NoMatchFound
 
 from dicom_node.console.access import SignedIn, record, require
 from dicom_node.console.pages.queue import hold_or_release
@@ -187,9 +188,12 @@ def show_study(
 
 def _viewer_paths(request: Request, instances: list[int]) -> dict[int, str]:
     """Return the address of the viewer for each enhanced image; nothing where there is no viewer."""
-    if not any(getattr(route, "name", "") == "show_viewer" for route in request.app.routes):
+    try:
+        return {
+            number: str(request.app.url_path_for("show_viewer", instance_id=str(number))) for number in instances
+        }
+    except NoMatchFound:
         return {}
-    return {number: request.app.url_path_for("show_viewer", instance_id=number) for number in instances}
 
 
 @router.post("/studies/{study_id}/hold")
