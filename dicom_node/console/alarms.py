@@ -61,7 +61,8 @@ def concerns(
             among.append(Concern(kind=kind, sentence=sentence, path="/", label="Disks"))
     if overview.unrouted:
         what = "1 series is kept" if overview.unrouted == 1 else f"{overview.unrouted} series are kept"
-        sentence = f"{what}, as no route takes {'it' if overview.unrouted == 1 else 'them'}: add [[routes]] or [fallback]."
+        whom = "it" if overview.unrouted == 1 else "them"
+        sentence = f"{what}, as no route takes {whom}: add [[routes]] or [fallback]."
         warn.append(Concern(kind="warn", sentence=sentence, path="/studies?state=no+route", label="Studies"))
     for hold in holds:
         sentence = f"On hold since {clock(hold.at)}: {hold.scope.value} {hold.subject} ({hold.reason})"

@@ -26,7 +26,7 @@ class Told:
     mark: str
 
 
-_SERIES: Final[Mapping[str, tuple[str, str]]] = {
+SERIES: Final[Mapping[str, tuple[str, str]]] = {
     "open": ("Series {n}: the first object came", "busy"),
     "complete": ("Series {n} is complete", "plain"),
     "begin": ("Series {n}: enhancement begins", "busy"),
@@ -38,7 +38,7 @@ _SERIES: Final[Mapping[str, tuple[str, str]]] = {
     "end_following": ("Series {n}: the enhanced images follow", "good"),
     "give_up_following": ("Series {n}: nothing follows the originals", "plain"),
 }
-_DELIVERIES: Final[Mapping[str, tuple[str, str]]] = {
+DELIVERIES: Final[Mapping[str, tuple[str, str]]] = {
     "open": ("Delivery {n} to {d} waits", "plain"),
     "begin": ("Delivery {n} to {d}: sending begins", "busy"),
     "succeed": ("Delivery {n}: {d} has it", "good"),
@@ -55,7 +55,7 @@ _DELIVERIES: Final[Mapping[str, tuple[str, str]]] = {
     "commit": ("Delivery {n}: {d} has committed it", "good"),
     "resend": ("Delivery {n}: {d} did not commit all of it; sent again", "warn"),
 }
-_IMAGES: Final[Mapping[str, tuple[str, str]]] = {
+IMAGES: Final[Mapping[str, tuple[str, str]]] = {
     "receive": ("{t} received", "plain"),
     "derive": ("{t} enhanced and stored", "good"),
     "report": ("The quality report is stored", "good"),
@@ -63,7 +63,7 @@ _IMAGES: Final[Mapping[str, tuple[str, str]]] = {
     "restore": ("{t} received again: sound now", "warn"),
     "quarantine": ("{t} set aside", "bad"),
 }
-_HOLDS: Final[Mapping[str, tuple[str, str]]] = {
+HOLDS: Final[Mapping[str, tuple[str, str]]] = {
     "hold": ("The study is on hold", "warn"),
     "release": ("The study is released", "plain"),
 }
@@ -86,7 +86,7 @@ def _told(event: StoryEvent, series: Mapping[int, int], destinations: Mapping[in
     if event.subject == "image" and event.event == "decide":
         sentence, mark = "{t} passed through as " + ("it came" if event.times == 1 else "they came"), "warn"
     else:
-        tables = {"series": _SERIES, "delivery": _DELIVERIES, "image": _IMAGES, "hold": _HOLDS}
+        tables = {"series": SERIES, "delivery": DELIVERIES, "image": IMAGES, "hold": HOLDS}
         known = tables.get(event.subject, {}).get(event.event)
         # An event that is newer than this table is told by its name.
         sentence, mark = known or (f"{event.subject} {event.number}: {event.event.replace('_', ' ')}", "plain")

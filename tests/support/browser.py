@@ -70,9 +70,10 @@ class Window:
         return dict(
             self.page.evaluate(
                 """() => {
-                    const one = document.activeElement, style = getComputedStyle(one), box = one.getBoundingClientRect();
+                    const one = document.activeElement;
+                    const style = getComputedStyle(one), box = one.getBoundingClientRect();
                     return {
-                        tag: one.tagName, text: (one.getAttribute("aria-label") || one.innerText || one.name || "").trim(),
+                        text: (one.getAttribute("aria-label") || one.innerText || one.name || "").trim(),
                         outlined: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
                         shown: box.width > 0 && box.height > 0 && box.bottom > 0 && box.right > 0,
                     };

@@ -189,9 +189,7 @@ def show_study(
 def _viewer_paths(request: Request, instances: list[int]) -> dict[int, str]:
     """Return the address of the viewer for each enhanced image; nothing where there is no viewer."""
     try:
-        return {
-            number: str(request.app.url_path_for("show_viewer", instance_id=str(number))) for number in instances
-        }
+        return {number: str(request.app.url_path_for("show_viewer", instance_id=str(number))) for number in instances}
     except NoMatchFound:
         return {}
 
