@@ -7,11 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 from PIL import Image
 from sqlalchemy import insert, select, update
 
 from config.settings import RoleName
+from dicom_node.console.pages import destinations, overview
 from dicom_node.ledger import schema
 from dicom_node.ledger.console_audit import AuditLedger
 from dicom_node.ledger.destinations import HoldScope
@@ -58,12 +60,21 @@ _TABLES: Final = {
     "routes": [{"name": "radiographs", "destinations": ["pacs", "archive"]}],
 }
 
+_DISK: Final = {
+    "path": "/var/lib/lowdose",
+    "holds": ["objects", "incoming", "ledger", "workflows"],
+    "free_bytes": 612e9,
+    "total_bytes": 1920e9,
+    "state": "ok",
+    "reason": None,
+    "full_in_h": None,
+}
+
 
 def busy(state: State) -> None:
     """Fill the ledger with what a department has after some weeks, and with some trouble."""
     now = state.database.now()
-    fill(state.database, studies=STUDY, odd_every=30, until=now)
-    _last_hour(state, now)
+    fill(state.database, studies=STUDY, odd_every=30, recent=60, until=now + 60)
     with state.database.write() as connection:
         for role in ("receiver", "worker-0", "worker-1", "console"):
             connection.execute(
@@ -87,35 +98,6 @@ def busy(state: State) -> None:
     audit.record(user="bert", address="10.1.0.77", action="sign in")
     audit.record(user="bert", address="10.1.0.77", action="hold destination", subject="archive")
     audit.record(user="bert", address="10.1.0.77", action="echo", subject="pacs")
-
-
-def _last_hour(state: State, now: float) -> None:
-    """Move the latest studies into the last hour, as if the day were busy."""
-    with state.database.write() as connection:
-        for n, number in enumerate(range(STUDY, STUDY - 60, -1)):
-            at = now - 50 - n * 57 - (n % 7) * 9
-            uid = connection.scalar(select(schema.study.c.study_instance_uid).where(schema.study.c.id == number))
-            arrivals = list(
-                connection.scalars(select(schema.arrival.c.id).where(schema.arrival.c.study_instance_uid == uid))
-            )
-            took = 6 + (n * 7) % 11
-            connection.execute(
-                update(schema.study).where(schema.study.c.id == number).values(first_at=at - 20, last_at=at - 15)
-            )
-            of_study = schema.instance.c.arrival_id.in_(arrivals)
-            connection.execute(update(schema.instance).where(of_study).values(at=at - took))
-            images = select(schema.instance.c.id).where(of_study)
-            connection.execute(
-                update(schema.enhancement).where(schema.enhancement.c.instance_id.in_(images)).values(at=at)
-            )
-            connection.execute(
-                update(schema.arrival).where(schema.arrival.c.id.in_(arrivals)).values(completed_at=at - took)
-            )
-            connection.execute(
-                update(schema.delivery)
-                .where(schema.delivery.c.arrival_id.in_(arrivals), schema.delivery.c.finished_at.is_not(None))
-                .values(finished_at=at)
-            )
 
 
 def _store_patient(state: State) -> None:
@@ -146,6 +128,9 @@ def take(folder: Path) -> None:
         tempfile.TemporaryDirectory() as data,
         console_over(console_settings(Path(data), **_TABLES)) as console,
         running_browser() as browser,
+        # Nothing of the machine on which they are taken.
+        mock.patch.object(overview, "disk_report", lambda *_: [_DISK]),
+        mock.patch.object(destinations, "own_addresses", lambda _: ["lowdose-1", "10.1.0.5"]),
     ):
         busy(console.state)
         _add_users(console)

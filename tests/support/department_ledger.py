@@ -28,10 +28,28 @@ class _Counter:
     delivery: int = 0
 
 
-def fill(database: Database, *, studies: int, odd_every: int = 100, seed: int = 1, until: float | None = None) -> None:
-    """Write `studies` studies of one to three series with one to four images each, spread over 30 days up to now.
+def patient_of(number: int) -> str:
+    """Return the hash of the patient of a study, from 0; every fifth study is the next one of a patient."""
+    return f"{random.Random(number if number % 5 else number // 25).getrandbits(128):032x}"
 
-    Every `odd_every`-th study is not done, in one of seven ways.
+
+def fill(
+    database: Database,
+    *,
+    studies: int,
+    odd_every: int = 100,
+    recent: int = 0,
+    seed: int = 1,
+    until: float | None = None,
+) -> None:
+    """Write studies of one to three series with one to four images each, spread over 30 days up to now.
+
+    Parameters
+    ----------
+    odd_every
+        One in so many studies is not done, in one of seven ways.
+    recent
+        So many of the studies came in the last hour.
     """
     rng = random.Random(seed)
     counter = _Counter()
@@ -55,7 +73,8 @@ def fill(database: Database, *, studies: int, odd_every: int = 100, seed: int = 
             )
         batch: dict[Table, list[dict[str, Any]]] = {}
         for number in range(studies):
-            age = (studies - 1 - number) / studies * 30 * 86_400
+            back = studies - 1 - number
+            age = back * 3400 / recent if back < recent else 3600 + back / studies * 30 * 86_400
             kind = _ODD.get((number // odd_every) % len(_ODD)) if number % odd_every == odd_every - 1 else None
             for table, row in _study(counter, number, until - age - 120, kind, rng):
                 batch.setdefault(table, []).append(row)
@@ -80,8 +99,8 @@ def _study(
         {"id": counter.study, "study_instance_uid": uid, "first_at": at, "last_at": at + 20},
     )
     terms = (
-        ("patient", f"{rng.randrange(16**12) if number % 5 else number // 5:032x}"),
-        ("accession", f"{number + 16**20:032x}"),
+        ("patient", patient_of(number)),
+        ("accession", f"{rng.getrandbits(128):032x}"),
         ("sender", SENDERS[sender]),
     )
     for name, value in terms:
@@ -115,46 +134,54 @@ def _series(
         },
     )
     yield from _event(counter, "arrival", arrival, None, "open", "open", at)
-    items: list[int] = []
-    images = rng.randint(1, 4)
-    for image in range(1, images + 1):
+    sources: list[int] = []
+    for image in range(1, rng.randint(1, 4) + 1):
         counter.instance += 1
         source = counter.instance
-        yield schema.instance, _instance(source, "received", arrival, f"{uid}.{image}", study_uid, uid, at, association)
-        yield from _event(counter, "instance", source, None, "receive", "stored", at + 0.1 * image)
-        if done:
-            counter.instance += 1
-            derived = counter.instance
-            row = _instance(derived, "derived", arrival, f"2.25.{derived}", study_uid, f"2.25.{arrival}", at + 7, None)
-            yield schema.instance, {**row, "source_id": source}
-            before = rng.uniform(8, 30)
-            yield (
-                schema.enhancement,
-                {
-                    "instance_id": source,
-                    "attempts": 1,
-                    "decision": "enhanced",
-                    "derived_id": derived,
-                    "strength": 0.7,
-                    "noise_before": before,
-                    "noise_after": before * rng.uniform(0.3, 0.5),
-                    "inference_s": 1.1,
-                    "total_s": rng.uniform(1.2, 2.0),
-                    "model_digest": "ab" * 32,
-                    "at": at + 7,
-                },
-            )
-            yield from _event(counter, "instance", derived, None, "derive", "stored", at + 7)
-            yield from _event(counter, "instance", source, "stored", "decide", "enhanced", at + 7)
-            items.append(derived)
+        sources.append(source)
+        row = _instance(source, "received", arrival, f"{uid}.{image}", study_uid, uid, at + image, association)
+        yield schema.instance, row
+        yield from _event(counter, "instance", source, None, "receive", "stored", at + image)
     if kind != "open":
         yield from _event(counter, "arrival", arrival, "open", "complete", "complete", at + 5)
     if done:
         yield from _event(counter, "arrival", arrival, "complete", "begin", "enhancing", at + 5.5)
+        items: list[int] = []
+        for source in sources:
+            yield from _enhanced(counter, source, arrival, study_uid, at + 7, rng)
+            items.append(counter.instance)
         yield from _event(counter, "arrival", arrival, "enhancing", "finish", "enhanced", at + 9)
         for destination in DESTINATIONS:
             odd = kind if destination == DESTINATIONS[0] else None
             yield from _delivery(counter, arrival, destination, items, odd, at + 9, rng)
+
+
+def _enhanced(
+    counter: _Counter, source: int, arrival: int, study_uid: str, at: float, rng: random.Random
+) -> Iterator[tuple[Table, dict[str, Any]]]:
+    counter.instance += 1
+    derived = counter.instance
+    row = _instance(derived, "derived", arrival, f"2.25.{derived}", study_uid, f"2.25.{arrival}", at, None)
+    yield schema.instance, {**row, "source_id": source}
+    before = rng.uniform(8, 30)
+    yield (
+        schema.enhancement,
+        {
+            "instance_id": source,
+            "attempts": 1,
+            "decision": "enhanced",
+            "derived_id": derived,
+            "strength": 0.7,
+            "noise_before": before,
+            "noise_after": before * rng.uniform(0.3, 0.5),
+            "inference_s": 1.1,
+            "total_s": rng.uniform(1.2, 2.0),
+            "model_digest": "ab" * 32,
+            "at": at,
+        },
+    )
+    yield from _event(counter, "instance", derived, None, "derive", "stored", at)
+    yield from _event(counter, "instance", source, "stored", "decide", "enhanced", at)
 
 
 def _delivery(
