@@ -129,8 +129,8 @@ def take(folder: Path) -> None:
         console_over(console_settings(Path(data), **_TABLES)) as console,
         running_browser() as browser,
         # Nothing of the machine on which they are taken.
-        mock.patch.object(overview, "disk_report", lambda *_: [_DISK]),
-        mock.patch.object(destinations, "own_addresses", lambda _: ["lowdose-1", "10.1.0.5"]),
+        mock.patch.object(overview, "disk_report", return_value=[_DISK]),
+        mock.patch.object(destinations, "own_addresses", return_value=["lowdose-1", "10.1.0.5"]),
     ):
         busy(console.state)
         _add_users(console)
