@@ -19,6 +19,7 @@ from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerOutdated, LedgerUnavailable
 from dicom_node.fault_points import fault_point
+from dicom_node.identifiers import try_identifiers
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
@@ -81,7 +82,7 @@ def _receiving(settings: Settings, state: State, name: str) -> Iterator[Receiver
     if interrupted:
         log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
     fault_point("start.cleared")
-    receiver = Receiver(settings, state.store, ledger, state.database)
+    receiver = Receiver(settings, state.store, ledger, state.database, try_identifiers(settings))
     try:
         receiver.start()
     except TlsUnusable as error:
@@ -145,6 +146,9 @@ def supervise(settings: Settings, file: Path) -> int:
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
         for n in range(settings.node.workers)
     ]
+    if settings.console.enabled:
+        # Nothing that happens to the console stops the node.
+        roles.append(Role(name="console", command=[*base, "console"]))
     return Supervisor(roles, drain_s=settings.node.drain_s).run()
 
 

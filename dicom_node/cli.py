@@ -41,6 +41,7 @@ from dicom_node.settings_in_force import read_in_force
 from dicom_node.state import EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused
 from dicom_node.state_commands import shadow_report, status, verify
 from dicom_node.upgrade_commands import upgrade_command
+from dicom_node.user_commands import user
 
 
 def _exit(code: int | None, **_parameters: object) -> NoReturn:
@@ -56,6 +57,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
 )
 commands.add_typer(queue, name="queue")
+commands.add_typer(user, name="user")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 commands.command("upgrade")(upgrade_command)
@@ -69,6 +71,7 @@ class RoleName(StrEnum):
 
     RECEIVER = "receiver"
     WORKER = "worker"
+    CONSOLE = "console"
 
 
 def main() -> None:
@@ -143,7 +146,7 @@ def run(
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     in_force: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> int:
-    """Run the node: the receiver and the workers, as processes that are watched and restarted."""
+    """Run the node: the receiver, the workers and the console, as processes that are watched and restarted."""
     # One that is started again goes on with what the others work with, whatever the file says by now.
     kept = read_in_force(in_force) if in_force is not None else None
     settings, digest = kept if kept is not None else read_settings(config)
@@ -159,6 +162,11 @@ def run(
         from dicom_node.worker import run_worker
 
         return run_worker(settings, number, config, digest)
+    if role is RoleName.CONSOLE:
+        # Imported here: the receiver and the workers need nothing of it.
+        from dicom_node.console.server import run_console
+
+        return run_console(settings, config, digest)
     return application.supervise(settings, config)
 
 
