@@ -19,6 +19,7 @@ from config.settings import (
     CommitmentSettings,
     DicomDestinationSettings,
     DicomwebDestinationSettings,
+    OidcSettings,
     PeerTlsSettings,
     RetrySettings,
     RouteSettings,
@@ -48,6 +49,7 @@ INNER: dict[str, dict[str, type[BaseModel]]] = {
         "tls": PeerTlsSettings,
         "commitment": CommitmentSettings,
     },
+    "console": {"oidc": OidcSettings},
 }
 
 OTHER_KIND = (
@@ -82,6 +84,8 @@ def render_example() -> str:
             assert isinstance(model, type)
             assert issubclass(model, BaseModel)
             lines += ["", *_comment(model.__doc__ or ""), f"[{name}]", *_fields(model, EXAMPLE_VALUES.get(name, {}))]
+            for inner, inner_model in INNER.get(name, {}).items():
+                lines += ["", *_comment(inner_model.__doc__ or ""), f"# [{name}.{inner}]", *_fields(inner_model, {})]
     return "\n".join(lines) + "\n"
 
 

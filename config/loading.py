@@ -88,10 +88,21 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
         if peer.enabled and peer.certificate is None:
             files |= {"certificate": tls.certificate, "key": tls.key}
         destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
-    node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
+    own = {name: whole(getattr(settings.node, name)) for name in ("data_dir", "identifier_key")}
+    node = settings.node.model_copy(update=own)
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
+    oidc = settings.console.oidc
+    oidc = oidc.model_copy(update={name: whole(getattr(oidc, name)) for name in ("secret_file", "ca")})
+    pair = {name: whole(getattr(settings.console, name)) for name in ("certificate", "key")}
+    console = settings.console.model_copy(update={**pair, "oidc": oidc})
     return settings.model_copy(
-        update={"node": node, "tls": tls, "storage": storage, "destinations": tuple(destinations)}
+        update={
+            "node": node,
+            "tls": tls,
+            "storage": storage,
+            "console": console,
+            "destinations": tuple(destinations),
+        }
     )
 
 
@@ -246,7 +257,19 @@ def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
     if isinstance(fallback, Mapping):
         faults += _unknown_destinations("fallback.destinations", fallback, known)
     faults += _tls_faults(raw)
+    faults += _port_faults(raw)
     return faults
+
+
+def _port_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
+    """The console on a port of the receiver."""
+    tables = {name: table if isinstance(table := raw.get(name), Mapping) else {} for name in ("node", "tls", "console")}
+    port = tables["console"].get("port", 8411)
+    taken = {tables["node"].get("port", 11112): "node.port"}
+    if tables["tls"].get("certificate"):
+        taken[tables["tls"].get("port", 2762)] = "tls.port"
+    if port in taken and tables["console"].get("enabled", True):
+        yield Fault(path="console.port", value=repr(port), allowed=f"another port than {taken[port]}")
 
 
 def _failover_faults(destinations: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Iterator[Fault]:

@@ -115,6 +115,11 @@ class NodeSettings(_Table):
         "",
         description='Ledger and workflow database: empty for SQLite files in data_dir, or "postgresql://user:password@host/db".',
     )
+    identifier_key: Path | None = Field(
+        None,
+        description="File with the secret key by which patient IDs and accession numbers are hashed in the ledger; the "
+        "same on every machine of a cluster. None: identifiers.key in data_dir, made at the first start.",
+    )
     workers: int = Field(1, ge=0, le=64, description="Worker processes that this machine runs.")
     drain_s: Seconds = Field(
         30.0, description="Time that a stop waits for associations and images in progress, in seconds."
@@ -912,6 +917,130 @@ class StorageSettings(_Table):
         return self
 
 
+def _trusted_proxy(value: str) -> str:
+    try:
+        ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError:
+        raise ValueError('an address or a network, such as "10.1.0.5" or "10.1.0.0/24"') from None
+    return value.strip()
+
+
+def is_loopback(bind: str) -> bool:
+    """Tell whether an address to listen on can be reached from this machine alone."""
+    if bind == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return False
+
+
+class RoleName(enum.StrEnum):
+    """What a user of the console may do, from the least to the most."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+class OidcSettings(_Table):
+    """Sign-in to the console by OpenID Connect, beside users with a password; off unless an issuer is named."""
+
+    issuer: str = Field(
+        "",
+        description='Issuer, such as "https://login.hospital.example/realms/radiology"; its configuration is read from '
+        "/.well-known/openid-configuration below it. Empty: no sign-in by OpenID Connect.",
+    )
+    client_id: str = Field("", description="Client identifier of this console there.")
+    secret_file: Path | None = Field(
+        None, description="File with the client secret; none: a public client, which PKCE alone protects."
+    )
+    scope: str = Field("openid profile", description="Scopes that are asked for.")
+    name_claim: str = Field(
+        "preferred_username", min_length=1, description="Claim with the name that the audit shows for the user."
+    )
+    role_claim: str = Field(
+        "groups", min_length=1, description="Claim with the groups or roles of the user; dots lead into its inside."
+    )
+    roles: dict[str, RoleName] = Field(
+        default_factory=dict,
+        description='Value of that claim = role here, such as { "pacs-admins" = "admin" }; of several the highest '
+        "counts. Who has none of them is not let in.",
+    )
+    patient_groups: tuple[str, ...] = Field(
+        (), description="Values of that claim that let a user see patient data; empty: nobody who signs in this way."
+    )
+    ca: Path | None = Field(
+        None, description="PEM file with the authorities of the issuer's certificate. None: those of the system."
+    )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if not self.issuer:
+            return self
+        host = urlsplit(self.issuer).hostname or ""
+        if not self.issuer.startswith("https://") and not (self.issuer.startswith("http://") and is_loopback(host)):
+            raise ValueError("issuer as https://...; http:// on this machine alone")
+        if not self.client_id or not self.roles:
+            raise ValueError("client_id and roles beside issuer: without roles nobody is let in")
+        return self
+
+
+class ConsoleSettings(_Table):
+    """The web console."""
+
+    enabled: bool = Field(True, description="`dicom-node run` serves the console.")
+    bind: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address on which it listens; beyond this machine with certificate and key, or behind a proxy of "
+        "trusted_proxies, alone.",
+    )
+    port: Port = Field(8411, description="TCP port on which it listens.")
+    hosts: tuple[str, ...] = Field(
+        (),
+        description="Names that browsers may call it by, beside localhost, bind and the names of this machine; "
+        "requests for others are refused.",
+    )
+    certificate: Path | None = Field(
+        None,
+        description="PEM file with its certificate, and behind it those of intermediate authorities. Read again when "
+        "it changes. None: no TLS.",
+    )
+    key: Path | None = Field(None, description="PEM file with the private key of the certificate, without a password.")
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_trusted_proxy)], ...] = Field(
+        (),
+        description="Addresses and networks of the proxy that speaks TLS for it; with them, requests from elsewhere "
+        "than there and this machine are refused, and X-Forwarded-For and X-Forwarded-Proto are believed.",
+    )
+    session_h: float = Field(10.0, gt=0, le=720, description="Time after which a user signs in again, in hours.")
+    idle_min: float = Field(
+        30.0, gt=0, le=1440, description="Time without a click after which a user signs in again, in minutes."
+    )
+    free_attempts: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Wrong passwords in a row for one user before each further attempt waits, twice as long each time.",
+    )
+    max_wait_min: float = Field(15.0, gt=0, le=1440, description="Longest such wait, in minutes.")
+    keep_audit_days: int = Field(
+        3650, ge=1, description="Time that the audit of what users did is kept, in days."
+    )
+    oidc: OidcSettings = Field(OidcSettings(), description="Sign-in by OpenID Connect.")
+
+    @model_validator(mode="after")
+    def _is_closed_to_listeners(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key together, or neither")
+        if self.enabled and not is_loopback(self.bind) and self.certificate is None and not self.trusted_proxies:
+            raise ValueError(
+                "certificate and key where bind is not this machine alone: passwords would cross the network in the "
+                "clear; or trusted_proxies, where a proxy speaks TLS for it"
+            )
+        return self
+
+
 class LoggingSettings(_Table):
     """What is logged and in which form."""
 
@@ -933,6 +1062,7 @@ class Settings(_Table):
     derivation: DerivationSettings = Field(DerivationSettings())
     retention: RetentionSettings = Field(RetentionSettings())
     storage: StorageSettings = Field(StorageSettings())
+    console: ConsoleSettings = Field(ConsoleSettings())
     logging: LoggingSettings = Field(LoggingSettings())
 
     def destination(self, name: str) -> DicomDestinationSettings | DicomwebDestinationSettings:

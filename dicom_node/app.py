@@ -128,6 +128,9 @@ def supervise(settings: Settings, file: Path) -> int:
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
         for n in range(settings.node.workers)
     ]
+    if settings.console.enabled:
+        # Nothing that happens to the console stops the node.
+        roles.append(Role(name="console", command=[*base, "console"]))
     return Supervisor(roles, drain_s=settings.node.drain_s).run()
 
 

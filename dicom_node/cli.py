@@ -74,6 +74,7 @@ class RoleName(StrEnum):
 
     RECEIVER = "receiver"
     WORKER = "worker"
+    CONSOLE = "console"
 
 
 def main() -> None:
@@ -151,7 +152,7 @@ def run(
     number: Annotated[int, typer.Option(help="Number of the worker, unique on this node's name.", min=0)] = 0,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> int:
-    """Run the node: the receiver and the workers, as processes that are watched and restarted."""
+    """Run the node: the receiver, the workers and the console, as processes that are watched and restarted."""
     settings = load_settings(config)
     if supervised:
         application.end_with_supervisor()
@@ -165,6 +166,11 @@ def run(
         from dicom_node.worker import run_worker
 
         return run_worker(settings, number)
+    if role is RoleName.CONSOLE:
+        # Imported here: the receiver and the workers need nothing of it.
+        from dicom_node.console.server import run_console
+
+        return run_console(settings)
     return application.supervise(settings, config)
 
 

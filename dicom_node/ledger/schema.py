@@ -1,6 +1,7 @@
 """The tables of the ledger (SQLAlchemy Core; SQLite and PostgreSQL).
 
-Times are seconds since the epoch (UTC). Patient attributes are in no table.
+Times are seconds since the epoch (UTC). Patient attributes are in no table; patient IDs and accession numbers stand in
+`study_term` as keyed hashes alone (`identifiers`).
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ instance = Table(
     Index("instance_association", "association_id"),
     Index("instance_source", "source_id"),
     Index("instance_state", "state"),
+    Index("instance_at", "at"),
     # Two receivers that take the same UID at the same moment can't both call it the first.
     Index(
         "instance_one_revision",
@@ -148,6 +150,7 @@ enhancement = Table(
     Column("total_s", _Time),
     Column("model_digest", String(64)),
     Column("at", _Time, nullable=False),
+    Index("enhancement_at", "at"),
 )
 
 delivery = Table(
@@ -165,6 +168,8 @@ delivery = Table(
     Column("part", Integer, nullable=False, default=0),  # 1: the enhanced images that follow their originals
     UniqueConstraint("arrival_id", "destination", "part"),
     Index("delivery_state", "state", "next_attempt_at"),
+    Index("delivery_finished", "finished_at"),
+    Index("delivery_destination", "destination", "state"),
 )
 
 delivery_item = Table(
@@ -319,4 +324,78 @@ commitment_request_item = Table(
     Column("sop_class_uid", String(64), nullable=False),
     Column("sop_instance_uid", String(64), nullable=False),
     Column("outcome", Integer),  # 0 committed, else Failure Reason; empty while it is on its way
+)
+
+# What studies are searched by; a row for each study, made when its first series is opened.
+study = Table(
+    "study",
+    metadata,
+    _key(),
+    Column("study_instance_uid", String(64), nullable=False, unique=True),
+    Column("first_at", _Time, nullable=False),  # its first series was opened
+    Column("last_at", _Time, nullable=False),  # its latest series was opened
+    Index("study_last", "last_at", "id"),
+)
+
+study_term = Table(
+    "study_term",
+    metadata,
+    Column("study_id", _Key, ForeignKey("study.id"), primary_key=True, autoincrement=False),
+    Column("kind", String(16), primary_key=True),  # patient | accession (keyed hashes) | sender (calling AE title)
+    Column("value", String(64), primary_key=True),
+    Index("study_term_value", "kind", "value"),
+)
+
+# Who may use the console.
+console_user = Table(
+    "console_user",
+    metadata,
+    _key(),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("issuer", String(255), nullable=False, default=""),  # empty: signs in with a password
+    Column("subject", String(255), nullable=False),  # of the issuer; the name itself where there is none
+    Column("password_hash", String(255)),
+    Column("role", String(16), nullable=False),  # viewer | operator | admin
+    Column("sees_patients", Boolean, nullable=False),
+    Column("disabled", Boolean, nullable=False),
+    Column("must_change", Boolean, nullable=False),  # the password, before anything else
+    Column("created_at", _Time, nullable=False),
+    Column("last_login_at", _Time),
+    UniqueConstraint("issuer", "subject"),
+)
+
+console_session = Table(
+    "console_session",
+    metadata,
+    Column("token_hash", String(64), primary_key=True),  # SHA-256; the token is the browser's alone
+    Column("user_id", _Key, ForeignKey("console_user.id"), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("created_at", _Time, nullable=False),
+    Column("seen_at", _Time, nullable=False),
+    Column("expires_at", _Time, nullable=False),
+    Index("console_session_user", "user_id"),
+)
+
+# Attempts to sign in that did not succeed, in a row.
+console_throttle = Table(
+    "console_throttle",
+    metadata,
+    Column("key", String(200), primary_key=True),  # user:NAME or address:ADDRESS
+    Column("failures", Integer, nullable=False),
+    Column("last_at", _Time, nullable=False),
+)
+
+# What users did with the console; rows are appended, and go with age alone.
+console_audit = Table(
+    "console_audit",
+    metadata,
+    _key(),
+    Column("at", _Time, nullable=False),
+    Column("user_name", String(128), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("action", String(48), nullable=False),
+    Column("subject", String(255)),
+    Column("result", String(16), nullable=False),  # done | refused | failed
+    Column("reason", String(1024)),
+    Index("console_audit_at", "at"),
 )

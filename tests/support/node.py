@@ -112,6 +112,7 @@ class RunningNode:
             "sources": [{"name": "xray", "ae_titles": [CALLING], "hosts": ["127.0.0.0/8"]}],
             "destinations": list(destinations),
             "routes": list(routes) if routes is not None else default_routes(*names),
+            "console": {"enabled": False, **tables.pop("console", {})},
             "model": {"threads": 2, "device": "cpu", **tables.pop("model", {})},
             **tables,
         }

@@ -1,0 +1,1 @@
+"""The web console: what the node does, for people with a browser."""
