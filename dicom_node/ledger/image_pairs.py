@@ -144,9 +144,7 @@ def _image(connection: Connection, instance_id: int) -> KeptImage | None:
     if state is not InstanceState.STORED:
         left = connection.execute(
             select(event.c.at, event.c.reason)
-            .where(
-                event.c.subject == instance.name, event.c.subject_id == instance_id, event.c.to_state == state.value
-            )
+            .where(event.c.subject == instance.name, event.c.subject_id == instance_id, event.c.to_state == state.value)
             .order_by(event.c.id.desc())
             .limit(1)
         ).one_or_none()
