@@ -18,6 +18,7 @@ from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
+from dicom_node.identifiers import try_identifiers
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
@@ -66,7 +67,7 @@ def _receive(settings: Settings, state: State, name: str, stop: threading.Event)
     if interrupted:
         log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
     fault_point("start.cleared")
-    receiver = Receiver(settings, state.store, ledger, state.database)
+    receiver = Receiver(settings, state.store, ledger, state.database, try_identifiers(settings))
     try:
         receiver.start()
     except TlsUnusable as error:

@@ -47,6 +47,7 @@ from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
 from dicom_node.routing import SenderFacts, source_name
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_LEDGER, EXIT_OK, EXIT_USAGE, StartRefused, open_state
+from dicom_node.user_commands import user
 from dicom_node.verification import verify as verify_state
 
 
@@ -65,6 +66,7 @@ commands = typer.Typer(
 route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
 commitment = typer.Typer(help="What destinations have committed, and what was promised.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
+commands.add_typer(user, name="user")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from dicom_node.errors import UnparsableDataset
@@ -21,9 +21,14 @@ DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
 _SOP_CLASS_UID = 0x0008_0016
 _SOP_INSTANCE_UID = 0x0008_0018
 _MODALITY = 0x0008_0060
+_ACCESSION_NUMBER = 0x0008_0050
+_PATIENT_ID = 0x0010_0020
 _STUDY_INSTANCE_UID = 0x0020_000D
 _SERIES_INSTANCE_UID = 0x0020_000E
 _WANTED = frozenset((_SOP_CLASS_UID, _SOP_INSTANCE_UID, _MODALITY, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID))
+
+_SEARCHED = frozenset((_ACCESSION_NUMBER, _PATIENT_ID))
+"""What studies are searched by: taken as it is, whatever it holds."""
 
 _FIRST_GROUP = 0x0008
 """Groups before it are those of command sets, file meta information and DICOMDIR (PS3.5 7.1, PS3.10 7.1)."""
@@ -48,13 +53,19 @@ Encoded = bytes | bytearray | memoryview | mmap.mmap
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetHeader:
-    """What identifies a SOP instance; attributes that are absent or empty are empty texts."""
+    """What identifies a SOP instance; attributes that are absent or empty are empty texts.
+
+    Those of the patient and the order are bytes in the character set of the object, and are never shown: they are there
+    to be hashed.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
     study_instance_uid: str
     series_instance_uid: str
     modality: str
+    patient_id: bytes = field(default=b"", repr=False)
+    accession_number: bytes = field(default=b"", repr=False)
 
 
 class _NeedMore(Exception):
@@ -103,6 +114,8 @@ def scan_header(encoded: Encoded, transfer_syntax_uid: str, *, is_whole: bool) -
         study_instance_uid=found.get(_STUDY_INSTANCE_UID, ""),
         series_instance_uid=found.get(_SERIES_INSTANCE_UID, ""),
         modality=found.get(_MODALITY, ""),
+        patient_id=scanner.searched.get(_PATIENT_ID, b""),
+        accession_number=scanner.searched.get(_ACCESSION_NUMBER, b""),
     )
 
 
@@ -180,6 +193,7 @@ class _Scanner:
         self._short_length = struct.Struct(byte_order + "H")
         self._long_length = struct.Struct(byte_order + "I")
         self._elements_left = _MAX_ELEMENTS
+        self.searched: dict[int, bytes] = {}
 
     def find(self, is_whole: bool) -> dict[int, str]:
         """Return the wanted elements at the top level; they end at a later tag or with the data set."""
@@ -201,6 +215,8 @@ class _Scanner:
                 if found.setdefault(tag, identifier) != identifier:
                     # Readers differ in which of them they take.
                     raise UnparsableDataset(f"{_name(tag)} is there twice, with different values")
+            elif tag in _SEARCHED and length <= _MAX_IDENTIFIER_BYTES:
+                self.searched.setdefault(tag, bytes(self._encoded[value:position]).strip(b"\0 "))
         if position > self._size or not is_whole:
             raise _NeedMore
         return found

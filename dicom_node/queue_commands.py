@@ -19,8 +19,9 @@ from dicom_node.command_options import AsJson, ConfigFile
 from dicom_node.errors import OperationRefused
 from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.destinations import HoldScope
+from dicom_node.queue_acts import ACTS, Act, carry_out
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_OK, State, open_state
-from dicom_node.states import DEAD_LETTERS, DeliveryState
+from dicom_node.states import DeliveryState
 
 queue = typer.Typer(help="What waits for a destination, and what it refused.", no_args_is_help=True)
 
@@ -34,7 +35,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Kept in the audit.", meta
 _DONE = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.CANCELLED, DeliveryState.REROUTED)
 OPEN_STATES = [state for state in DeliveryState if state not in _DONE]
 """What `queue list` shows unless asked for more: everything that is not done."""
-_WAITING = (DeliveryState.PENDING, DeliveryState.HELD, *sorted(DEAD_LETTERS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +198,10 @@ def _hold_or_release(
             raise OperationRefused("hold and release take either --study or --destination")
         key, done = ("released", "released") if release else ("held", "on hold")
         if numbers:
-            change = state.operations.release if release else state.operations.hold
-            return _work(chosen.numbers, lambda n: change(n, reason), key=key, done=done, as_json=as_json)
+            act = Act.RELEASE if release else Act.HOLD
+            return _work(
+                chosen.numbers, lambda n: carry_out(state, act, n, reason), key=key, done=done, as_json=as_json
+            )
         scope = HoldScope.STUDY if study is not None else HoldScope.DESTINATION
         subject = study or destination or ""
         (state.standings.release if release else state.standings.hold)(scope, subject, reason)
@@ -226,11 +228,10 @@ def queue_retry(
     settings = load_settings(config)
     with open_state(settings) as state:
         chosen = _selection(settings, state, numbers, study, series, destination)
-        wanted = chosen.find(state, _WAITING)
+        wanted = chosen.find(state, ACTS[Act.RETRY].among)
 
         def change(number: int) -> None:
-            state.operations.retry(number, "asked for by queue retry")
-            state.standings.close(state.deliveries.get(number).destination, "asked for by queue retry")
+            carry_out(state, Act.RETRY, number, "asked for by queue retry")
 
         return _work(wanted, change, key="requeued", done="tried again now", as_json=as_json)
 
@@ -250,10 +251,14 @@ def queue_cancel(
     settings = load_settings(config)
     with open_state(settings) as state:
         chosen = _selection(settings, state, numbers, study, series, destination)
-        wanted = chosen.find(state, (*_WAITING, DeliveryState.SENDING))
+        wanted = chosen.find(state, ACTS[Act.CANCEL].among)
         _confirm(f"Cancel {len(wanted)} deliveries? What they have not sent will not arrive.", yes=yes or not wanted)
         return _work(
-            wanted, lambda n: state.operations.cancel(n, reason), key="cancelled", done="cancelled", as_json=as_json
+            wanted,
+            lambda n: carry_out(state, Act.CANCEL, n, reason),
+            key="cancelled",
+            done="cancelled",
+            as_json=as_json,
         )
 
 
@@ -277,12 +282,12 @@ def queue_reroute(
         )
     with open_state(settings) as state:
         chosen = _selection(settings, state, numbers, study, series, destination)
-        wanted = chosen.find(state, _WAITING)
+        wanted = chosen.find(state, ACTS[Act.REROUTE].among)
         _confirm(f"Send {len(wanted)} deliveries to {to} instead?", yes=yes or not chosen.is_bulk or not wanted)
         targets: dict[int, int] = {}
 
         def change(number: int) -> None:
-            targets[number] = state.operations.reroute(number, to, reason)
+            targets[number] = carry_out(state, Act.REROUTE, number, reason, to=to) or 0
 
         return _work(wanted, change, key="rerouted", done=f"rerouted to {to}", as_json=as_json, now=targets)
 
@@ -302,12 +307,12 @@ def queue_resend_original(
     settings = load_settings(config)
     with open_state(settings) as state:
         chosen = _selection(settings, state, numbers, study, series, destination)
-        wanted = chosen.find(state, (*_WAITING, DeliveryState.SENT, DeliveryState.COMMITTED))
+        wanted = chosen.find(state, ACTS[Act.RESEND_ORIGINAL].among)
         _confirm(f"Send the originals of {len(wanted)} deliveries?", yes=yes or not chosen.is_bulk or not wanted)
         originals: dict[int, int] = {}
 
         def change(number: int) -> None:
-            originals[number] = state.operations.resend_originals(number, reason)
+            originals[number] = carry_out(state, Act.RESEND_ORIGINAL, number, reason) or 0
 
         return _work(
             wanted, change, key="resent", done="sent again with their originals", as_json=as_json, originals=originals

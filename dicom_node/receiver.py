@@ -16,6 +16,7 @@ from dicom_node.commitment_peers import Rights
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.group_commit import GroupCommit
+from dicom_node.identifiers import Identifiers
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
@@ -51,11 +52,19 @@ class Receiver:
         Where objects become durable; shared by all associations.
     database
         For Storage Commitment; without it none is answered.
+    identifiers
+        Hashes what studies are searched by.
     """
 
     def __init__(
-        self, settings: Settings, store: InstanceStore, ledger: ReceptionLedger, database: Database | None = None
+        self,
+        settings: Settings,
+        store: InstanceStore,
+        ledger: ReceptionLedger,
+        database: Database | None = None,
+        identifiers: Identifiers | None = None,
     ) -> None:
+        self._identifiers = identifiers
         self._settings = settings
         self._store = store
         self._ledger = ledger
@@ -213,6 +222,7 @@ class Receiver:
                 pace=admitted.pace,
                 disks=self._disks,
                 commitment=self._commitment(association.request, rights),
+                identifiers=self._identifiers,
             )
             with self._registered(service):
                 outcome = service.run()

@@ -34,6 +34,7 @@ from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import DatasetMismatch, LedgerUnavailable, OutOfResources, UnparsableDataset
 from dicom_node.fault_points import fault_point
 from dicom_node.group_commit import GroupCommit
+from dicom_node.identifiers import Identifiers
 from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
 from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
@@ -74,6 +75,8 @@ class StorageScp:
         Objects that come while one of them is above its high watermark are answered A700.
     commitment
         Answers Storage Commitment, where the peer may use it.
+    identifiers
+        Hashes what studies are searched by; without it they are not found by patient or order.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class StorageScp:
         disks: DiskSpace,
         pace: Pace | None = None,
         commitment: CommitmentScp | None = None,
+        identifiers: Identifiers | None = None,
     ) -> None:
         self._association = association
+        self._identifiers = identifiers
         self._commitment = commitment
         self._association_id = association_id
         self._store = store
@@ -261,6 +266,7 @@ class StorageScp:
                     size=stored.size,
                     dataset_offset=stored.dataset_offset,
                     digest=stored.digest,
+                    terms=self._identifiers.of_header(header) if self._identifiers else (),
                 )
             )
         except LedgerUnavailable as error:

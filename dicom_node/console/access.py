@@ -1,4 +1,4 @@
-"""Who asks: the session of a request, the permission that its route needs, and proof that the request is the user's own."""
+"""Who asks: the session of a request, the permission its route needs, and proof that the request is the user's own."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class Access:
     def __init__(self, database: Database, settings: ConsoleSettings) -> None:
         self.settings = settings
         self.users = UserLedger(database)
-        self.sessions = SessionLedger(
-            database, idle_s=settings.idle_min * 60, longest_s=settings.session_h * 3600
-        )
+        self.sessions = SessionLedger(database, idle_s=settings.idle_min * 60, longest_s=settings.session_h * 3600)
         self.throttle = ThrottleLedger(database, longest_s=settings.max_wait_min * 60)
         self.audit = AuditLedger(database)
 
@@ -187,7 +185,13 @@ async def require_own_form(request: Request, csrf: str) -> None:
 
 
 def set_cookie(
-    request: Request, response: Response, name: str, value: str, *, same_site: str = "strict", max_age: int | None = None
+    request: Request,
+    response: Response,
+    name: str,
+    value: str,
+    *,
+    same_site: str = "strict",
+    max_age: int | None = None,
 ) -> None:
     """Set a cookie that no script reads and that goes over TLS alone where the console is called by TLS."""
     response.set_cookie(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,14 +16,30 @@ from dicom_node import __version__
 from dicom_node.console.access import Access
 from dicom_node.console.errors import add_error_pages
 from dicom_node.console.guard import guarded
-from dicom_node.console.pages import account
+from dicom_node.console.oidc import OidcSignIn
+from dicom_node.console.pages import account, destinations, overview, queue, studies, users
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import STATIC, MenuEntry
+from dicom_node.identifiers import try_identifiers
 from dicom_node.state import State
 
-ROUTERS: Final[Sequence[APIRouter]] = (account.router,)
+ROUTERS: Final[Sequence[APIRouter]] = (
+    account.router,
+    overview.router,
+    studies.router,
+    queue.router,
+    destinations.router,
+    users.router,
+)
 
-MENU: Final[Sequence[MenuEntry]] = ()
+MENU: Final[Sequence[MenuEntry]] = (
+    MenuEntry(label="Overview", path="/", permission=Permission.VIEW),
+    MenuEntry(label="Studies", path="/studies", permission=Permission.VIEW),
+    MenuEntry(label="Queue", path="/queue", permission=Permission.VIEW),
+    MenuEntry(label="Destinations", path="/destinations", permission=Permission.VIEW),
+    MenuEntry(label="Users", path="/users", permission=Permission.MANAGE_USERS),
+    MenuEntry(label="Audit", path="/audit", permission=Permission.VIEW_AUDIT),
+)
 
 
 class _StaticFiles(StaticFiles):
@@ -48,6 +65,11 @@ def create_app(node: State) -> FastAPI:
     app = FastAPI(title="Low-dose node", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.node = node
     app.state.access = Access(node.database, node.settings.console)
+    app.state.identifiers = identifiers = try_identifiers(node.settings)
+    oidc = node.settings.console.oidc
+    # Without a key of the node, what browsers keep is signed by one of this process.
+    key = identifiers.derive("oidc") if identifiers else secrets.token_bytes(32)
+    app.state.oidc = OidcSignIn(oidc, key) if oidc.issuer else None
     app.state.menu = MENU
     for router in ROUTERS:
         app.include_router(router)

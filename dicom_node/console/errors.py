@@ -88,7 +88,9 @@ def add_error_pages(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> Response:
         number = secrets.token_hex(4)
-        log.error("Page failed by an unforeseen error", extra={"page": request.url.path, "error": number}, exc_info=error)
+        log.error(
+            "Page failed by an unforeseen error", extra={"page": request.url.path, "error": number}, exc_info=error
+        )
         advice = f"The log of the node has more under the number {number}. What the node does for studies goes on."
         return await _page(request, 500, "The console could not make this page", advice, ask=False)
 

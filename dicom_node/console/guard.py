@@ -1,4 +1,4 @@
-"""What every request passes before a page sees it: who may connect, which name was called, and the headers of answers."""
+"""What every request passes before a page sees it: who may connect, which name was called, headers of the answer."""
 
 from __future__ import annotations
 

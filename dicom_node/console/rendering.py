@@ -46,17 +46,21 @@ def render(
     """
     signed_in: SignedIn | None = getattr(request.state, "signed_in", None)
     menu: Sequence[MenuEntry] = request.app.state.menu
-    text = _environment().get_template(template).render(
-        request=request,
-        signed_in=signed_in,
-        csrf=signed_in.csrf if signed_in else "",
-        menu=[entry for entry in menu if signed_in and signed_in.may(entry.permission)],
-        may=lambda permission: bool(signed_in and signed_in.may(permission)),
-        Permission=Permission,
-        settings=request.app.state.node.settings,
-        now=request.app.state.node.database.now(),
-        version=__version__,
-        **context,
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            request=request,
+            signed_in=signed_in,
+            csrf=signed_in.csrf if signed_in else "",
+            menu=[entry for entry in menu if signed_in and signed_in.may(entry.permission)],
+            may=lambda permission: bool(signed_in and signed_in.may(permission)),
+            Permission=Permission,
+            settings=request.app.state.node.settings,
+            now=request.app.state.node.database.now(),
+            version=__version__,
+            **context,
+        )
     )
     return HTMLResponse(text, status_code=status_code, headers=headers)
 

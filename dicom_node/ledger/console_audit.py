@@ -92,6 +92,12 @@ class AuditLedger:
                 for row in connection.execute(query)
             ]
 
+    def actions(self) -> list[str]:
+        """Return what users ever did, by name."""
+        query = select(console_audit.c.action).distinct().order_by(console_audit.c.action)
+        with self._database.read() as connection:
+            return list(connection.scalars(query.limit(200)))
+
     def expire(self, keep_s: float) -> int:
         """Remove what is older than `keep_s` seconds; returns how many rows."""
         with self._database.write() as connection:

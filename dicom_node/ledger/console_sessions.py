@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from dicom_node.ledger.console_users import ConsoleUser, user_of
 from dicom_node.ledger.database import Database
@@ -101,6 +101,17 @@ class SessionLedger:
                 )
         return Session(token_hash=key, user=user_of(row))
 
+    def counts(self) -> dict[int, int]:
+        """Return user -> number of sessions that are open."""
+        now = self._database.now()
+        query = (
+            select(console_session.c.user_id, func.count())
+            .where(console_session.c.expires_at > now, console_session.c.seen_at > now - self._idle_s)
+            .group_by(console_session.c.user_id)
+        )
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def end(self, token_hash: str) -> None:
         """End one session."""
         with self._database.write() as connection:
@@ -169,3 +180,7 @@ class ThrottleLedger:
                 .where(console_throttle.c.key.in_(others), console_throttle.c.failures > 0)
                 .values(failures=console_throttle.c.failures - 1)
             )
+
+    def forget(self, key: str) -> None:
+        """Forget the failures of `key`: an admin vouches for the user."""
+        self.succeed(key)

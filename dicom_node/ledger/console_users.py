@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,9 +116,7 @@ class UserLedger:
             },
         )
 
-    def take_in(
-        self, *, issuer: str, subject: str, name: str, role: RoleName, sees_patients: bool
-    ) -> ConsoleUser:
+    def take_in(self, *, issuer: str, subject: str, name: str, role: RoleName, sees_patients: bool) -> ConsoleUser:
         """Return the user that an issuer vouches for, with the rights that it has now; added where it is new."""
         theirs = (console_user.c.issuer == issuer) & (console_user.c.subject == subject)
         rights = {"role": role.value, "sees_patients": sees_patients}
@@ -162,9 +161,7 @@ class UserLedger:
         """Lock a user out, or let the user in again; OperationRefused if nobody could manage users then."""
         self._change(user_id, disabled=disabled, loses_admin=disabled, end_sessions=disabled)
 
-    def _change(
-        self, user_id: int, *, loses_admin: bool = False, end_sessions: bool = False, **values: Any
-    ) -> None:
+    def _change(self, user_id: int, *, loses_admin: bool = False, end_sessions: bool = False, **values: Any) -> None:
         with self._database.write() as connection:
             connection.execute(update(console_user).where(console_user.c.id == user_id).values(**values))
             if loses_admin and not connection.scalar(
@@ -175,6 +172,12 @@ class UserLedger:
                 raise OperationRefused("this is the last admin: make another user an admin first")
             if end_sessions:
                 connection.execute(delete(console_session).where(console_session.c.user_id == user_id))
+
+
+def require_user_name(name: str) -> None:
+    """Refuse a name that can't be told from others, or could be that of a user of an issuer."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name):
+        raise OperationRefused("a name has 1 to 64 letters, digits, dots, hyphens, underscores and @; take another one")
 
 
 def user_of(row: Any) -> ConsoleUser:

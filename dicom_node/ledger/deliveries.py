@@ -360,6 +360,7 @@ class DeliveryLedger:
         destination: str | None = None,
         study: str | None = None,
         series: str | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[DeliveryLine]:
         """Return deliveries for people to read, oldest first; `study` and `series` are UIDs of what was received."""
 
@@ -390,6 +391,8 @@ class DeliveryLedger:
             query = query.where(arrival.c.study_instance_uid == study)
         if series is not None:
             query = query.where(arrival.c.series_instance_uid == series)
+        if numbers is not None:
+            query = query.where(delivery.c.id.in_(numbers))
         with self._database.read() as connection:
             return [_line(row) for row in connection.execute(query.order_by(delivery.c.id))]
 

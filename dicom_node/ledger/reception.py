@@ -14,6 +14,7 @@ from dicom_node.fault_points import fault_point
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.database import Database, cut, record_event
 from dicom_node.ledger.schema import arrival, association, instance, object_check, rejection
+from dicom_node.ledger.study_index import index_study
 from dicom_node.states import ArrivalState, InstanceState
 
 MAX_REJECTIONS = 1000
@@ -30,7 +31,13 @@ class RecordOutcome(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedInstance:
-    """An object that is safe in the instance store, about to be acknowledged."""
+    """An object that is safe in the instance store, about to be acknowledged.
+
+    Attributes
+    ----------
+    terms
+        Kind and hash of what its study is searched by (`identifiers`).
+    """
 
     association_id: int
     sop_class_uid: str
@@ -42,6 +49,7 @@ class ReceivedInstance:
     size: int
     dataset_offset: int
     digest: str
+    terms: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +336,13 @@ class ReceptionLedger:
 
 
 def _open_arrival(connection: Connection, received: ReceivedInstance, now: float) -> int:
+    index_study(
+        connection,
+        received.study_instance_uid,
+        terms=received.terms,
+        association_id=received.association_id,
+        now=now,
+    )
     last = connection.scalar(
         select(func.max(arrival.c.generation)).where(arrival.c.series_instance_uid == received.series_instance_uid)
     )

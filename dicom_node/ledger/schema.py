@@ -50,6 +50,7 @@ association = Table(
     Column("outcome", String(16)),
     Column("acknowledged", Integer),  # answered with success, duplicates apart, as counted by the receiver itself
     Index("association_open", "closed_at"),
+    Index("association_calling", "calling_ae_title", "opened_at"),
 )
 
 rejection = Table(
@@ -398,4 +399,5 @@ console_audit = Table(
     Column("result", String(16), nullable=False),  # done | refused | failed
     Column("reason", String(1024)),
     Index("console_audit_at", "at"),
+    Index("console_audit_action", "action"),
 )

@@ -24,11 +24,13 @@ from dicom_node.console.access import (
     require_own_form,
     set_cookie,
 )
+from dicom_node.console.oidc import STATE_S, OidcSignIn, SignInFailed
 from dicom_node.console.passwords import hash_password, is_right, require_strong
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import render
 from dicom_node.console.signing_in import WrongPassword, check_password
 from dicom_node.errors import OperationRefused
+from dicom_node.ledger.console_audit import AuditResult
 
 router = APIRouter()
 
@@ -65,7 +67,7 @@ def _login_page(request: Request, wanted: str, *, fault: str = "", name: str = "
 
 
 @router.get("/login", dependencies=[Depends(public)])
-async def show_login(request: Request, next: str = "/") -> Response:  # noqa: A002 - the word in addresses
+async def show_login(request: Request, next: str = "/") -> Response:
     """Show the form; whoever is signed in goes on."""
     access: Access = request.app.state.access
     if await run_in_threadpool(access.signed_in, request) is not None:
@@ -78,7 +80,7 @@ async def login(
     request: Request,
     name: Annotated[str, Form(max_length=128)] = "",
     password: Annotated[str, Form(max_length=1024)] = "",
-    next: Annotated[str, Form()] = "/",  # noqa: A002
+    next: Annotated[str, Form()] = "/",
 ) -> Response:
     """Sign in with a password."""
     wanted = local_path(next)
@@ -98,6 +100,66 @@ async def login(
     response.delete_cookie(_form_cookie(request), path="/", secure=is_secure(request), httponly=True)
     await run_in_threadpool(record, request, "sign in", user=user.name)
     return response
+
+
+def _oidc(request: Request) -> OidcSignIn:
+    found: OidcSignIn | None = request.app.state.oidc
+    if found is None:
+        raise OperationRefused("nobody signs in by OpenID Connect here; [console.oidc] names no issuer")
+    return found
+
+
+@router.post("/login/oidc", dependencies=[Depends(public)])
+async def begin_oidc(request: Request, next: Annotated[str, Form()] = "/") -> Response:
+    """Send the browser to the issuer."""
+    token = request.cookies.get(_form_cookie(request), "")
+    try:
+        await require_own_form(request, csrf_of(token) if token else "-")
+        back = str(request.url_for("finish_oidc"))
+        begun = await run_in_threadpool(_oidc(request).begin, back, local_path(next))
+    except (ForgedRequest, SignInFailed) as error:
+        fault = str(error).capitalize() + "."
+        return await run_in_threadpool(_login_page, request, local_path(next), fault=fault, status=403)
+    # A page and not a redirect: of a form, browsers hold redirects against form-action too.
+    page = render(request, "onward.html", address=begun.address, label="Go on to the issuer")
+    # It has to come along when the issuer sends the browser back, from another site.
+    set_cookie(request, page, _oidc_cookie(request), begun.kept, same_site="lax", max_age=STATE_S)
+    return page
+
+
+@router.get("/login/oidc/callback", dependencies=[Depends(public)])
+def finish_oidc(request: Request, state: str = "", code: str = "", error: str = "") -> Response:
+    """Sign in whom the issuer vouches for."""
+    access: Access = request.app.state.access
+    kept = request.cookies.get(_oidc_cookie(request), "")
+    try:
+        if error or not code:
+            raise SignInFailed("you did not sign in there, or it does not let you in")
+        vouched, wanted = _oidc(request).finish(kept, state=state, code=code)
+        user = access.users.take_in(
+            issuer=vouched.issuer,
+            subject=vouched.subject,
+            name=vouched.name,
+            role=vouched.role,
+            sees_patients=vouched.sees_patients,
+        )
+        if user.disabled:
+            raise SignInFailed("you are locked out of this console; an admin lets you in again")
+    except SignInFailed as failure:
+        record(request, "sign in", None, AuditResult.REFUSED, str(failure), user="(unknown)")
+        page = _login_page(request, "/", fault=str(failure).capitalize() + ".", status=403)
+    else:
+        # A redirect would still count as the issuer's navigation, and the session's cookie would not go with it.
+        page = render(request, "onward.html", address=local_path(wanted), label="Go on to the console")
+        access.sign_in(request, page, user)
+        record(request, "sign in", reason=f"vouched for by {vouched.issuer}", user=user.name)
+    page.delete_cookie(_oidc_cookie(request), path="/", secure=is_secure(request), httponly=True)
+    return page
+
+
+def _oidc_cookie(request: Request) -> str:
+    access: Access = request.app.state.access
+    return access.cookie_name(request) + "-oidc"
 
 
 @router.post("/logout")
