@@ -39,21 +39,39 @@ def iter_compressed_frames(element: PixelDataElement, *, frames: int, frame_byte
     # pydicom's `get_frame` walks over all fragments again for each frame, and reads them where they are more than the
     # frames: 4000 frames took 14 s.
     starts = _frame_starts(element, frames)
-    if len(starts) < frames:
-        raise ValueError(f"Pixel Data holds {len(starts)} of {frames} frames")
-    # Compression may fail and make a frame longer, but never this much.
-    most = 2 * frame_bytes + (1 << 20)
     for index in range(frames):
-        metered = _metered(element.stream, most)
-        element.stream.seek(starts[index])
-        if index + 1 < len(starts):
-            yield b"".join(generate_fragments(metered.read(starts[index + 1] - starts[index])))
-        else:
-            yield b"".join(generate_fragments(metered))
+        yield _read(element, starts, index, frame_bytes)
+
+
+def read_compressed_frame(element: PixelDataElement, index: int, *, frames: int, frame_bytes: int) -> bytes:
+    """Return one frame, from 0, its fragments joined; the others are not read, but for their places.
+
+    Raises
+    ------
+    ValueError
+        As `iter_compressed_frames`.
+    """
+    return _read(element, _frame_starts(element, frames), index, frame_bytes)
+
+
+def _read(element: PixelDataElement, starts: list[int], index: int, frame_bytes: int) -> bytes:
+    # Compression may fail and make a frame longer, but never this much.
+    metered = _metered(element.stream, 2 * frame_bytes + (1 << 20))
+    element.stream.seek(starts[index])
+    if index + 1 < len(starts):
+        return b"".join(generate_fragments(metered.read(starts[index + 1] - starts[index])))
+    return b"".join(generate_fragments(metered))
 
 
 def _frame_starts(element: PixelDataElement, frames: int) -> list[int]:
     """Return where the first item of each frame begins, and of what follows the last where that can be told."""
+    starts = _find_starts(element, frames)
+    if len(starts) < frames:
+        raise ValueError(f"Pixel Data holds {len(starts)} of {frames} frames")
+    return starts
+
+
+def _find_starts(element: PixelDataElement, frames: int) -> list[int]:
     # Of each item its header, its end, and its entry in the offset table.
     metered = _metered(element.stream, 32 * MAX_ITEMS_OF_PIXELS)
     element.stream.seek(element.offset)

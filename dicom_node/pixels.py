@@ -44,7 +44,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.codestreams import require_same_size
-from dicom_node.compressed_frames import iter_compressed_frames
+from dicom_node.compressed_frames import iter_compressed_frames, read_compressed_frame
 from dicom_node.errors import DerivationError, UnsupportedPixels
 from dicom_node.functional_groups import frame_macros, has_functional_groups
 from dicom_node.part10 import UNREADABLE, Part10File, PixelDataElement, detached_view, open_part10, readable
@@ -270,6 +270,28 @@ def iter_frames(source: Path | Part10File | Dataset, spec: PixelSpec) -> Iterato
         yield frame_of(frame, index, spec)
 
 
+def read_frame(part10: Part10File, spec: PixelSpec, index: int) -> StoredFrame:
+    """Return one frame of an open file, from 0; the others are neither read nor decoded.
+
+    Raises
+    ------
+    UnsupportedPixels
+        As `iter_frames`, or if there is no such frame.
+    """
+    element = part10.pixel_data
+    if element is None:
+        raise UnsupportedPixels("there is no Pixel Data")
+    if element.encapsulated != spec.transfer_syntax_uid.is_encapsulated:
+        raise UnsupportedPixels(f"the form of Pixel Data is not that of {spec.transfer_syntax_uid.name}")
+    if not 0 <= index < spec.frames:
+        raise UnsupportedPixels(f"there is no frame {index + 1} among {spec.frames}")
+    only = range(index, index + 1)
+    cells = _decoded_cells(element, spec, only) if element.encapsulated else _native_cells(element, spec, only)
+    for frame in cells:
+        return frame_of(frame, index, spec)
+    raise UnsupportedPixels(f"frame {index + 1} can't be read")
+
+
 def frame_of(cells: Cells, index: int, spec: PixelSpec) -> StoredFrame:
     """Return the frame that `cells` hold: stored values, and where they are image."""
     values = stored_values(cells, spec)
@@ -380,11 +402,12 @@ def cell_bytes(cells: Cells) -> bytes:
 
 
 def iter_decoded(
-    element: PixelDataElement, syntax: UID, **options: Any
+    element: PixelDataElement, syntax: UID, *, only: int | None = None, **options: Any
 ) -> Iterator[tuple[NDArray[Any], dict[str, Any]]]:
     """Yield decoded frames of encapsulated pixel data, with no colour conversion, and what pydicom says of each.
 
-    Unused bits are left as the codec gives them: overlay planes may live there.
+    Unused bits are left as the codec gives them: overlay planes may live there. With `only`, the frame of that index
+    alone.
     """
     rows, columns, samples = options["rows"], options["columns"], options["samples_per_pixel"]
     if rows * columns > MAX_FRAME_PIXELS:
@@ -397,7 +420,11 @@ def iter_decoded(
         "number_of_frames": 1,
     }
     frame_bytes = rows * columns * samples * options["bits_allocated"] // 8
-    for frame in iter_compressed_frames(element, frames=frames, frame_bytes=frame_bytes):
+    if only is None:
+        found = iter_compressed_frames(element, frames=frames, frame_bytes=frame_bytes)
+    else:
+        found = iter((read_compressed_frame(element, only, frames=frames, frame_bytes=frame_bytes),))
+    for frame in found:
         require_same_size(
             frame,
             syntax,
@@ -484,7 +511,7 @@ def _sign_extended(frame: StoredFrame, spec: PixelSpec) -> bool:
     return bool((above == np.where(frame.values < 0, full, 0)).all())
 
 
-def _native_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:
+def _native_cells(element: PixelDataElement, spec: PixelSpec, only: range | None = None) -> Iterator[Cells]:
     big = spec.transfer_syntax_uid == ExplicitVRBigEndian
     in_words = big and spec.bits_allocated == 8 and element.vr == "OW"
     needed = spec.frame_bytes * spec.frames
@@ -493,13 +520,14 @@ def _native_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]
         raise UnsupportedPixels(f"Pixel Data holds {element.length} bytes, the attributes ask for {needed}")
     if spec.rows * spec.columns > MAX_FRAME_PIXELS:
         raise UnsupportedPixels(_too_many_pixels(spec.rows, spec.columns))
+    wanted = range(spec.frames) if only is None else only
     if in_words:
-        for index in range(spec.frames):
+        for index in wanted:
             yield _cells_in_words(element, index * spec.frame_bytes, spec)
         return
     dtype = np.dtype(f"{'>' if big else '<'}u{spec.bits_allocated // 8}")
-    element.stream.seek(element.offset)
-    for _ in range(spec.frames):
+    element.stream.seek(element.offset + wanted.start * spec.frame_bytes)
+    for _ in wanted:
         data = element.stream.read(spec.frame_bytes)
         position = element.stream.tell()
         cells = np.frombuffer(data, dtype=dtype).reshape(spec.rows, spec.columns)
@@ -517,11 +545,12 @@ def _cells_in_words(element: PixelDataElement, begin: int, spec: PixelSpec) -> C
     return cells[shared : shared + spec.frame_bytes].reshape(spec.rows, spec.columns).copy()
 
 
-def _decoded_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells]:
+def _decoded_cells(element: PixelDataElement, spec: PixelSpec, only: range | None = None) -> Iterator[Cells]:
     dtype = np.dtype(f"u{spec.bits_allocated // 8}")
     frames = iter_decoded(
         element,
         spec.transfer_syntax_uid,
+        only=None if only is None else only.start,
         rows=spec.rows,
         columns=spec.columns,
         number_of_frames=spec.frames,
@@ -535,7 +564,7 @@ def _decoded_cells(element: PixelDataElement, spec: PixelSpec) -> Iterator[Cells
     # and JPEG-LS don't know of a sign, so there the bits of a negative value would look like an overshoot.
     overshoots = spec.transfer_syntax_uid in _LOSSY and not spec.embedded_overlays
     overshoots = overshoots and (not spec.signed or spec.transfer_syntax_uid in _LOSSY_WITH_SIGN)
-    for _ in range(spec.frames):
+    for _ in range(spec.frames) if only is None else only:
         with readable("Pixel Data"):
             decoded = next(frames, None)
             if decoded is None:

@@ -39,6 +39,8 @@ make_environment() {
             -e '.[test,train,cluster,tracing,docs]' || exit 1
         echo "$stamp" >.venv/installed
     fi
+    scripts/console-assets ||
+        echo "The console does without what it takes from npm: run scripts/console-assets where npm can fetch it." >&2
     # Not on PATH: pynetdicom installs programs of the same names as DCMTK's.
     bin=$PWD/.venv/bin
 }
