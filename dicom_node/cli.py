@@ -42,7 +42,7 @@ from dicom_node.ledger.checks import CheckLedger
 from dicom_node.ledger.commitment_requests import CommitmentRequestLedger
 from dicom_node.ledger.commitments import CommitmentLedger
 from dicom_node.ledger.measurements import MeasurementLedger
-from dicom_node.logs import hook_exceptions
+from dicom_node.logs import hook_exceptions, speak_with_facts
 from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
 from dicom_node.routing import SenderFacts, source_name
@@ -81,6 +81,8 @@ def main() -> None:
     # Whatever any process of the node writes is for its own user, also what libraries write: databases, their logs.
     os.umask(0o077)
     hook_exceptions()
+    # Of commands that set up no log of their own: what they warn of shall come with its facts.
+    speak_with_facts("dicom-node")
     errors = Console(stderr=True)
     try:
         commands()
