@@ -25,8 +25,9 @@ from dicom_node.sending import Trouble
 from dicom_node.states import DEAD_LETTERS, BreakerState
 from dicom_node.verification import Verification
 
-
-WHAT_TO_DO = 'docs/storage.md, "Files that decay", says what to do; status names the SOP instances once they were read again'
+WHAT_TO_DO = (
+    'docs/storage.md, "Files that decay", says what to do; status names the SOP instances once they were read again'
+)
 
 
 def show_status(
