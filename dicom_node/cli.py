@@ -31,7 +31,7 @@ from dicom_node.command_options import AsJson, ConfigFile, print_json
 from dicom_node.commitment_commands import commitment
 from dicom_node.conformance import render_statement
 from dicom_node.errors import NodeError, OperationRefused
-from dicom_node.logs import hook_exceptions
+from dicom_node.logs import hook_exceptions, speak_with_facts
 from dicom_node.peer_commands import doctor, send
 from dicom_node.queue_commands import queue
 from dicom_node.reload_commands import reload_command
@@ -79,6 +79,8 @@ def main() -> None:
     # Whatever any process of the node writes is for its own user, also what libraries write: databases, their logs.
     os.umask(0o077)
     hook_exceptions()
+    # Of commands that set up no log of their own: what they warn of shall come with its facts.
+    speak_with_facts("dicom-node")
     errors = Console(stderr=True)
     try:
         commands()

@@ -35,6 +35,8 @@ def show_checks(console: Console, checks: CheckSummary, now: float) -> None:
     for row in checks.findings:
         line = f"file {row['finding']}: {row['key']} ({row['origin']} {row['sop_instance_uid']}): {row['reason']}"
         console.print(Text(line, style="bold red"), soft_wrap=True)
+    if checks.findings:
+        console.print(Text('docs/storage.md, "Files that decay", says what to do'), soft_wrap=True)
     if checks.faults > len(checks.findings):
         more = checks.faults - len(checks.findings)
         console.print(Text(f"and {more} more: dicom-node verify --deep -c FILE", style="bold red"), soft_wrap=True)

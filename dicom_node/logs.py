@@ -121,6 +121,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def speak_with_facts(role: str) -> None:
+    """Let warnings of a process that sends its log nowhere, such as a command's, come with their facts."""
+    # Python prints them by this handler, the sentence alone.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(TextFormatter(role))
+
+
 def configure_logging(settings: LoggingSettings, role: str) -> None:
     """Send the log of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)

@@ -25,6 +25,10 @@ from dicom_node.sending import Trouble
 from dicom_node.states import DEAD_LETTERS, BreakerState
 from dicom_node.verification import Verification
 
+WHAT_TO_DO = (
+    'docs/storage.md, "Files that decay", says what to do; status names the SOP instances once they were read again'
+)
+
 
 def show_status(
     console: Console,
@@ -93,6 +97,8 @@ def show_verification(console: Console, found: Verification) -> None:
     for word, keys in (("missing", found.missing), ("damaged", found.damaged), ("unreadable", found.unreadable)):
         for key in keys:
             _say(console, f"file {word}: {key}", style="red")
+    if found.missing or found.damaged or found.unreadable:
+        _say(console, WHAT_TO_DO)
     if found.read_bytes or found.skipped:
         _say(console, f"{found.read_bytes / 1e6:.0f} MB read again, {found.skipped} files left out as checked lately")
     if found.orphans:

@@ -201,7 +201,8 @@ class StorageScp:
         facts = {**self._facts, "sop_instance_uid": command.sop_instance_uid, "sop_class_uid": command.sop_class_uid}
         if reception.error is None:
             self.acknowledged += 1
-            log.info("Stored instance", extra={**facts, "bytes": reception.bytes})
+            sentence = "Received before, nothing to do" if reception.is_duplicate else "Stored instance"
+            log.info(sentence, extra={**facts, "bytes": reception.bytes})
             return SUCCESS, ""
         status, comment = status_for(reception.error)
         if status == PROCESSING_FAILURE:
@@ -279,6 +280,7 @@ class StorageScp:
         if recorded.outcome is RecordOutcome.DUPLICATE:
             fault_point("reception.duplicate")
             self.duplicates += 1
+            reception.is_duplicate = True
             self._store.delete(self._superfluous(recorded.instance_id, stored))
 
     def _superfluous(self, instance_id: int, again: StoredObject) -> str:
@@ -331,6 +333,7 @@ class _Reception:
         self.incoming: IncomingObject | None = None
         self.error: Exception | None = None
         self.bytes = 0
+        self.is_duplicate = False
 
     def attempt(self, step: Callable[[], None]) -> None:
         """Run a step unless an earlier one failed; keep the error it raises."""

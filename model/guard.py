@@ -21,7 +21,9 @@ LOW_BAND_PX = 64
 _COARSE = 8
 
 POOR_MISFIT, WEAK_MISFIT = 0.5, 0.3
-COARSE_CORRELATION, WIDE_CORRELATION = 0.5, 0.3
+COARSE_CORRELATION, WIDE_CORRELATION = 0.5, 0.13
+"""Correlation at 4 px, inferred: at most 0.085 in good images; noise blurred by 3.5 px, the widest trained, has up to
+0.12, by 4 px 0.10 to 0.16, a photographed texture 0.17 and more."""
 MILD = 0.4
 MUCH_ANATOMY = 0.4
 """Share of what looks like noise that grows with distance: at most 0.3 in radiographs at low dose, 0.4 and more in
@@ -29,9 +31,9 @@ noise coarser than trained, in streaks, in filtered images and in photographs of
 FAR_PX = 6
 FAR_GRAIN = 0.08
 """Correlation over 6 px of what would be removed: at most 0.03 where it is noise of the trained kinds."""
-RECOGNISED_POWER = 0.5
-"""The network finds 0.51 to 0.9 sigma² of noise of the trained kinds in flat areas (in 319 of 324 good images), 0.3 of
-images that were filtered before, 0.49 of a photographed texture."""
+RECOGNISED_POWER = 0.4
+"""The network finds 0.4 to 1.3 sigma² of noise of the trained kinds in flat areas (in 320 of 324 good images), 0.33 of
+images that were filtered before, 0.5 and less of noise much coarser than trained."""
 LEAST_POWER = 0.25
 """Drawings without noise and pictures of gravel stay below."""
 LEAST_COVERAGE = 0.35

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import random
 import socket
@@ -110,6 +111,16 @@ def test_association_is_in_the_ledger_with_its_end(tmp_path: Path) -> None:
             ("lost", 1),
             ("aborted", 0),
         ]
+
+
+def test_the_log_tells_what_came_again_from_what_is_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="dicom_node")
+    with running_receiver(tmp_path) as running, RawPeer(running.port) as peer:
+        peer.associate()
+        assert [peer.store("1.2.9").status for _ in range(2)] == [0, 0]
+        peer.release()
+    said = [record.message for record in caplog.records if getattr(record, "sop_instance_uid", "") == "1.2.9"]
+    assert said == ["Stored instance", "Received before, nothing to do"]
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED])

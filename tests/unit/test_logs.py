@@ -126,3 +126,14 @@ def test_what_init_writes_and_what_a_node_finds_is_closed_to_others(tmp_path: Pa
     command("status", "-c", str(folder / "node.toml"))
     for path in [folder / "node-data", *(folder / "node-data").rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_what_a_command_warns_of_comes_with_its_facts() -> None:
+    code = (
+        "import logging; from dicom_node.logs import speak_with_facts; speak_with_facts('dicom-node'); "
+        "logging.getLogger('dicom_node.scrub').error('A file is bad', extra={'key': 'abc'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=60, check=True
+    )
+    assert done.stderr.endswith("ERROR   dicom-node: A file is bad key=abc\n")

@@ -86,11 +86,13 @@ def test_a_good_estimate_keeps_the_strength_without_a_word() -> None:
         (replace(GOOD, misfit=0.4), 0.4, "poorly"),
         (replace(GOOD, correlation_x=(0.9, 0.8, 0.7, 0.6)), 0.0, "coarser than noise"),
         (replace(GOOD, correlation_y=(0.9, 0.8, 0.5, 0.35)), 0.4, "coarser than trained"),
+        # Noise of 4 px at 600 quanta; the widest trained has 3.5 px.
+        (replace(GOOD, correlation_x=(0.9, 0.73, 0.42, 0.15)), 0.4, "coarser than trained"),
         (replace(GOOD, coverage=0.3), 0.4, "covers 30%"),
         (replace(GOOD, anatomy=0.55), 0.4, "55% of what looks like noise grows"),
         (replace(GOOD, law=NoiseLaw(structure=0.0, quantum=80.0, electronic=1.0)), 0.0, "only 1.2 quanta"),
     ],
-    ids=["none", "misfit", "weak", "coarse", "wide", "coverage", "anatomy", "quanta"],
+    ids=["none", "misfit", "weak", "coarse", "wide", "a little wide", "coverage", "anatomy", "quanta"],
 )
 def test_a_poor_estimate_lowers_or_refuses_with_its_reason(
     estimate: NoiseEstimate | NoEstimate, strength: float, reason: str
