@@ -76,9 +76,7 @@ class SeriesWatch:
             except StoreUnavailable as error:
                 # It may be this file alone: the other series go on.
                 self._again_at[arrival.arrival_id] = self.monotonic() + UNREADABLE_PAUSE_S
-                log.warning(
-                    "Series waits for its files", extra={"arrival": arrival.arrival_id, "reason": str(error)}
-                )
+                log.warning("Series waits for its files", extra={"arrival": arrival.arrival_id, "reason": str(error)})
                 continue
             quiet_period_s = (
                 route.quiet_period_s if route is not None else RouteSettings.model_fields["quiet_period_s"].default

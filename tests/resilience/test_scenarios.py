@@ -8,9 +8,9 @@ import pytest
 
 from dicom_node.fault_points import FAULT_POINTS
 from tests.resilience.report import SCENARIOS, render, run
-from tests.support.dcmtk_peers import run_dcmtk
 from tests.support.balancer import requires_haproxy
 from tests.support.database_outages import DATABASE_OUTAGES
+from tests.support.dcmtk_peers import run_dcmtk
 from tests.support.department import DEPARTMENT, plan_day
 from tests.support.disk_errors import DISK_ERRORS
 from tests.support.disk_faults import requires_compiler

@@ -125,8 +125,8 @@ def run_outages(folder: Path, outages: Sequence[Outage], *, hold_s: float, timeo
 
 DATABASE_OUTAGES = Scenario(
     name="database-outages",
-    tries="Two receivers and two workers lose their PostgreSQL while a series is enhanced, or delivered: it crashes and "
-    "comes back, or takes everything and answers nothing. Receivers answer A700, and nothing needs a restart.",
+    tries="Two receivers and two workers lose their PostgreSQL while a series is enhanced, or delivered: it crashes "
+    "and comes back, or takes everything and answers nothing. Receivers answer A700, and nothing needs a restart.",
     unit="outages",
     # Beyond a minute the steps of workflows give up, and workflows end and begin anew.
     run=lambda folder, share: (

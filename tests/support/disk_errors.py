@@ -194,8 +194,8 @@ def _store(association: ModalityAssociation, obj: ReceivedObject, kind: str) -> 
 
 DISK_ERRORS = Scenario(
     name="disk-errors",
-    tries="Each call to the disk fails, by EIO and for want of space: open, read, map, write, fsync of file and folder, "
-    "rename, unlink, truncate, at the receiver and at a worker, of objects, quarantine, ledger and workflows.",
+    tries="Each call to the disk fails, by EIO and for want of space: open, read, map, write, fsync of file and "
+    "folder, rename, unlink, truncate, at the receiver and at a worker, of objects, quarantine, ledger and workflows.",
     unit="failing calls",
     run=lambda folder, share: (
         run_disk_errors(folder, (*READING, *REFUSED, *STARTING, *WRITING, *WORKFLOWS), (errno.EIO, errno.ENOSPC))
