@@ -90,8 +90,19 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
         destinations.append(destination.model_copy(update={"tls": peer.model_copy(update=files)}))
     node = settings.node.model_copy(update={"data_dir": whole(settings.node.data_dir)})
     storage = settings.storage.model_copy(update={"folder": whole(settings.storage.folder)})
+    of_alert = ("ca_file", "token_file", "password_file")
+    alerts = [one.model_copy(update={name: whole(getattr(one, name)) for name in of_alert}) for one in settings.alerts]
+    of_audit = ("ca_file", "certificate", "key")
+    audit = settings.audit.model_copy(update={name: whole(getattr(settings.audit, name)) for name in of_audit})
     return settings.model_copy(
-        update={"node": node, "tls": tls, "storage": storage, "destinations": tuple(destinations)}
+        update={
+            "node": node,
+            "tls": tls,
+            "storage": storage,
+            "destinations": tuple(destinations),
+            "alerts": tuple(alerts),
+            "audit": audit,
+        }
     )
 
 
@@ -228,7 +239,7 @@ def _tls_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
 def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
     """Faults between tables; works on raw input so that they show together with the schema's."""
     faults: list[Fault] = []
-    for table in ("sources", "destinations", "routes"):
+    for table in ("sources", "destinations", "routes", "alerts"):
         names = [entry.get("name") for entry in _entries(raw, table)]
         for name, count in Counter(n for n in names if isinstance(n, str)).items():
             if count > 1:

@@ -18,10 +18,12 @@ from config.settings import Settings
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
-from dicom_node.ledger.database import Database
+from dicom_node.ledger.database import Database, check_reachable
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
+from dicom_node.observation.health import Check, Health
+from dicom_node.observation.reporting import machine_reporting, reporting
 from dicom_node.receiver import PortTaken, Receiver
 from dicom_node.state import (
     EXIT_DATA_DIR,
@@ -41,8 +43,11 @@ from dicom_node.tls import TlsUnusable
 log = logging.getLogger(__name__)
 
 
-def run_receiver(settings: Settings) -> int:
-    """Run the receiver until SIGTERM or SIGINT; returns the exit code."""
+def run_receiver(settings: Settings, *, supervised: bool = False) -> int:
+    """Run the receiver until SIGTERM or SIGINT; returns the exit code.
+
+    Where it is supervised, the supervisor serves metrics and health of the machine, and sends its alerts.
+    """
     configure_logging(settings.logging, "receiver")
     stop = stop_event()
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
@@ -55,7 +60,7 @@ def run_receiver(settings: Settings) -> int:
             machine=machine_of(settings),
             dead_after_s=settings.node.dead_after_s,
         )
-        with heartbeat(state.database, processes):
+        with heartbeat(state.database, processes), machine_alone(settings, supervised=supervised):
             _receive(settings, state, name, stop)
     return EXIT_OK
 
@@ -67,6 +72,16 @@ def _receive(settings: Settings, state: State, name: str, stop: threading.Event)
         log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
     fault_point("start.cleared")
     receiver = Receiver(settings, state.store, ledger, state.database)
+    checks = (
+        Check(name="listens", look=receiver.trouble, is_vital=True),
+        Check(name="disk", look=receiver.no_room),
+        ledger_check(state.database),
+    )
+    with reporting(settings, "receiver", Health(checks=checks)):
+        _listen(settings, receiver, stop)
+
+
+def _listen(settings: Settings, receiver: Receiver, stop: threading.Event) -> None:
     try:
         receiver.start()
     except TlsUnusable as error:
@@ -81,6 +96,25 @@ def _receive(settings: Settings, state: State, name: str, stop: threading.Event)
     with watched_certificates(settings):
         stop.wait()
         receiver.stop(settings.node.drain_s)
+
+
+def ledger_check(database: Database) -> Check:
+    """Return the check that every role has; another start would not help where it fails."""
+
+    def look() -> None:
+        check_reachable(database)
+
+    return Check(name="ledger", look=look)
+
+
+@contextmanager
+def machine_alone(settings: Settings, *, supervised: bool) -> Iterator[None]:
+    """Do what the supervisor does for its machine, where a role runs without one."""
+    if supervised:
+        yield
+        return
+    with machine_reporting(settings):
+        yield
 
 
 def machine_of(settings: Settings) -> str:
@@ -128,7 +162,18 @@ def supervise(settings: Settings, file: Path) -> int:
         Role(name=f"worker-{n}", command=[*base, "worker", "--number", str(n)], fatal_codes=FATAL_CODES)
         for n in range(settings.node.workers)
     ]
-    return Supervisor(roles, drain_s=settings.node.drain_s).run()
+    expected = {role.name: role for role in roles}
+
+    def started() -> dict[str, float | None]:
+        # One that ends again and again is not starting but down.
+        return {
+            name: role.started_at if role.started_at and role.failures <= 1 else None for name, role in expected.items()
+        }
+
+    with machine_reporting(
+        settings, expected=started, restarts=lambda: {name: role.restarts for name, role in expected.items()}
+    ):
+        return Supervisor(roles, drain_s=settings.node.drain_s).run()
 
 
 def end_with_supervisor() -> None:

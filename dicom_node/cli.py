@@ -159,12 +159,12 @@ def run(
         # An expired certificate does not keep the node from starting, nor does a destination's.
         raise InvalidSettings(config, tuple(faults))
     if role is RoleName.RECEIVER:
-        return application.run_receiver(settings)
+        return application.run_receiver(settings, supervised=supervised)
     if role is RoleName.WORKER:
         # Imported here: PyTorch takes seconds and memory to load, and nothing else needs it.
         from dicom_node.worker import run_worker
 
-        return run_worker(settings, number)
+        return run_worker(settings, number, supervised=supervised)
     return application.supervise(settings, config)
 
 

@@ -27,6 +27,9 @@ from dicom_node.integrity import Examined, Finding, examine
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.definitions import SENT_BYTES, SENT_OBJECTS
+from dicom_node.observation.measuring import measure_attempt
+from dicom_node.observation.metering import count
 from dicom_node.states import DEAD_LETTERS, DeliveryState, ItemState
 
 log = logging.getLogger(__name__)
@@ -96,6 +99,7 @@ class Courier:
             with self.store.held() as locate:
                 sound = self._sound(delivery_id, left, attempt.note, locate)
                 if sound:
+                    attempt.sizes = {one.instance_id: one.size for one in left}
                     attempt.left = len(sound)
                     attempt.wait_for_turn()
                     destination.deliver(sound, on_outcome=attempt.note)
@@ -124,6 +128,8 @@ class Courier:
         state = self.ledger.settle(
             delivery.delivery_id, failure=failure, retry_in_s=retry_in_s, attempt=delivery.attempts
         )
+        age_s = self.clock() - delivery.created_at
+        measure_attempt(delivery.destination, state.value, sent_after_s=age_s if state is DeliveryState.SENT else None)
         extra = {
             "delivery": delivery.delivery_id,
             "destination": delivery.destination,
@@ -200,6 +206,7 @@ class _Attempt:
         self.turn_in_s = 0.0
         self.left = 0
         """Objects that were given to the destination and have no outcome yet."""
+        self.sizes: dict[int, int] = {}
         self._courier = courier
         self._delivery = delivery
         self._settings = settings
@@ -226,6 +233,10 @@ class _Attempt:
             attempt=self._delivery.attempts,
         )
         fault_point("deliver.recorded")
+        count(SENT_OBJECTS, self._delivery.destination, outcome.outcome.value)
+        if outcome.outcome is Outcome.SENT:
+            size = self.sizes.get(outcome.instance_id, 0)
+            count(SENT_BYTES, self._delivery.destination, amount=size)
         self.left -= 1
         if not is_answer or self.left <= 0:
             # Nothing was answered, and the rest is not sent but told of; or this was the last.

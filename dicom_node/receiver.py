@@ -19,6 +19,8 @@ from dicom_node.group_commit import GroupCommit
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.observation.definitions import REJECTIONS
+from dicom_node.observation.metering import count
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
 from dicom_node.tls import RenewedContext, server_files
@@ -91,6 +93,17 @@ class Receiver:
     def associations(self) -> int:
         """The number of associations that are open."""
         return self._admission.associations
+
+    def trouble(self) -> str | None:
+        """Say why nobody can associate any more; None while the receiver listens."""
+        dead = [thread for thread in self._accepting if not thread.is_alive()]
+        if not self._accepting:
+            return "it does not listen yet"
+        return "it does not listen any more" if dead or self._is_closed else None
+
+    def no_room(self) -> str | None:
+        """Say why nothing can be taken for want of disk space; None while there is room."""
+        return self._disks.refusal()
 
     def start(self) -> None:
         """Listen at `node.bind`, at `node.port` and, with TLS, at `tls.port`.
@@ -213,6 +226,7 @@ class Receiver:
                 pace=admitted.pace,
                 disks=self._disks,
                 commitment=self._commitment(association.request, rights),
+                source=admitted.source.name,
             )
             with self._registered(service):
                 outcome = service.run()
@@ -221,9 +235,11 @@ class Receiver:
             # Logged where it was judged.
             pass
         except NoTls as error:
+            count(REJECTIONS, "no_tls")
             log.warning("No TLS with a peer", extra={"host": host, "reason": str(error)})
             self._admission.note_failure(host, str(error))
         except NegotiationFailed as error:
+            count(REJECTIONS, "no_request")
             log.info("No association", extra={"host": host, "reason": str(error)})
         except Exception:
             # The top of this thread: whatever one peer brings about must not reach the others.

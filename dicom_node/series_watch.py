@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from config.settings import RouteSettings
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
+from dicom_node.observation.definitions import STAGE_SECONDS
+from dicom_node.observation.metering import observe
 from dicom_node.states import ArrivalState
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class SeriesWatch:
                 log.info(
                     "Series complete", extra={"arrival": arrival.arrival_id, "route": route.name if route else None}
                 )
+                observe(STAGE_SECONDS, max(0.0, self.clock() - arrival.last_activity_at), "complete")
                 fault_point("series.completed")
                 completed.append(arrival.arrival_id)
         return completed

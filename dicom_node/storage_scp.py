@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -38,6 +39,8 @@ from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObjec
 from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.observation.definitions import DUPLICATES, RECEIVE_SECONDS, RECEIVED_BYTES, RECEIVED_OBJECTS
+from dicom_node.observation.metering import count, observe
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
 from dicom_node.upper_layer import STORAGE_COMMITMENT, VERIFICATION, AcceptedAssociation, AcceptedContext
@@ -74,6 +77,8 @@ class StorageScp:
         Objects that come while one of them is above its high watermark are answered A700.
     commitment
         Answers Storage Commitment, where the peer may use it.
+    source
+        Name of the peer in metrics.
     """
 
     def __init__(
@@ -88,7 +93,9 @@ class StorageScp:
         disks: DiskSpace,
         pace: Pace | None = None,
         commitment: CommitmentScp | None = None,
+        source: str = "",
     ) -> None:
+        self._source = source
         self._association = association
         self._commitment = commitment
         self._association_id = association_id
@@ -186,6 +193,7 @@ class StorageScp:
 
     def _store_instance(self, context: AcceptedContext, command: CommandSet) -> tuple[int, str]:
         """Receive the data set and store it; returns status and Error Comment, whatever went wrong."""
+        begun_at = time.perf_counter()
         reception = _Reception(self._max_object_bytes)
         try:
             reception.attempt(lambda: self._begin(context, command, reception))
@@ -195,11 +203,15 @@ class StorageScp:
         finally:
             reception.drop()
         facts = {**self._facts, "sop_instance_uid": command.sop_instance_uid, "sop_class_uid": command.sop_class_uid}
+        count(RECEIVED_BYTES, self._source, amount=reception.bytes)
+        observe(RECEIVE_SECONDS, time.perf_counter() - begun_at, self._source)
         if reception.error is None:
+            count(RECEIVED_OBJECTS, self._source, "0000")
             self.acknowledged += 1
             log.info("Stored instance", extra={**facts, "bytes": reception.bytes})
             return SUCCESS, ""
         status, comment = status_for(reception.error)
+        count(RECEIVED_OBJECTS, self._source, f"{status:04X}")
         if status == PROCESSING_FAILURE:
             log.error("Instance not stored, unforeseen error", extra=facts, exc_info=reception.error)
         else:
@@ -274,6 +286,7 @@ class StorageScp:
         if recorded.outcome is RecordOutcome.DUPLICATE:
             fault_point("reception.duplicate")
             self.duplicates += 1
+            count(DUPLICATES, self._source)
             self._store.delete(self._superfluous(recorded.instance_id, stored))
 
     def _superfluous(self, instance_id: int, again: StoredObject) -> str:

@@ -46,6 +46,7 @@ class Role:
     started_at: float = field(default=0.0, init=False)
     start_at: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)
+    restarts: int = field(default=0, init=False)
 
 
 def restart_delay_s(failures: int) -> float:
@@ -106,6 +107,7 @@ class Supervisor:
             self._exit_code = code
             self._stop.set()
             return
+        role.restarts += 1
         role.failures = 1 if now - role.started_at >= STEADY_S else role.failures + 1
         delay_s = restart_delay_s(role.failures)
         role.start_at = now + delay_s

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
-from dicom_node.app import heartbeat, machine_of, only_one, stop_event
+from dicom_node.app import heartbeat, ledger_check, machine_alone, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
@@ -28,7 +28,7 @@ from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
 from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoModel
 from dicom_node.errors import LedgerUnavailable, UnsupportedPixels
 from dicom_node.fault_points import fault_point
-from dicom_node.housekeeping import Housekeeping, schedule_jobs
+from dicom_node.housekeeping import Housekeeping, Pulse, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import Arrival, ArrivalLedger, StoredInstance
 from dicom_node.ledger.database import bounded_url, reopen_after_faults
@@ -42,6 +42,10 @@ from dicom_node.ledger.retention import RetentionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.model_loading import load_guarded
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.definitions import MODEL_LOADED
+from dicom_node.observation.health import Check, Health
+from dicom_node.observation.metering import show
+from dicom_node.observation.reporting import reporting
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -60,7 +64,7 @@ log = logging.getLogger(__name__)
 WORKFLOW_VERSION = "1"
 
 
-def run_worker(settings: Settings, number: int) -> int:
+def run_worker(settings: Settings, number: int, *, supervised: bool = False) -> int:
     """Run a worker until SIGTERM or SIGINT; returns the exit code.
 
     What it has in hand when the drain time is over is taken up at the next start.
@@ -92,8 +96,15 @@ def run_worker(settings: Settings, number: int) -> int:
         logging.getLogger("dbos").handlers.clear()
         courier = _courier(state)
         mark = settings.node.data_dir / f"worker-{number}.loading"
-        workflows = _workflows(state, courier, load_guarded(mark, lambda: load_model(settings)))
-        with heartbeat(state.database, processes):
+        model = load_guarded(mark, lambda: load_model(settings))
+        workflows = _workflows(state, courier, model)
+        pulse = Pulse()
+        with (
+            heartbeat(state.database, processes),
+            machine_alone(settings, supervised=supervised),
+            reporting(settings, f"worker-{number}", Health(checks=_checks(state, model, pulse))),
+        ):
+            _show_model(model)
             DBOS.launch()
             workflows.register_queues()
             fault_point("start.launched")
@@ -101,7 +112,7 @@ def run_worker(settings: Settings, number: int) -> int:
             # A job may wait for a peer that is dead: each has a thread, beside those for everything else.
             threads = 10 + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
             scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
-            schedule_jobs(scheduler, housekeeping)
+            schedule_jobs(scheduler, housekeeping, pulse)
             scheduler.start()
             log.info("Worker runs", extra={"weights": settings.model.weights})
             stop.wait()
@@ -113,6 +124,21 @@ def run_worker(settings: Settings, number: int) -> int:
     # Threads of the engine that still work, or wait for a turn, would hold up the end of the interpreter.
     sys.stderr.flush()
     os._exit(EXIT_OK)
+
+
+def _checks(state: State, model: ModelAtHand, pulse: Pulse) -> tuple[Check, ...]:
+    return (
+        Check(name="scheduler", look=pulse.trouble, is_vital=True),
+        Check(name="model", look=lambda: model.reason if isinstance(model, NoModel) else None),
+        ledger_check(state.database),
+    )
+
+
+def _show_model(model: ModelAtHand) -> None:
+    if isinstance(model, LoadedModel):
+        show(MODEL_LOADED, 1, model.denoiser.name, model.denoiser.digest[:12])
+    else:
+        show(MODEL_LOADED, 0, "", "")
 
 
 def workflow_database_url(settings: Settings) -> str:

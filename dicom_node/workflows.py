@@ -17,9 +17,10 @@ from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions, SetWorkflowID
 
 from config.settings import Content, Late, RouteSettings, Settings
 from dicom_node.delivery import Courier
-from dicom_node.enhancement import LATE, ImageEnhancer, Times
+from dicom_node.enhancement import ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.fault_points import fault_point
+from dicom_node.lateness import LATE
 from dicom_node.ledger.arrivals import (
     Arrival,
     ArrivalLedger,
@@ -31,6 +32,9 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.definitions import DEADLINES_MISSED, STAGE_SECONDS
+from dicom_node.observation.measuring import measure_image
+from dicom_node.observation.metering import count, observe
 from dicom_node.private_errors import without_values
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
@@ -203,7 +207,7 @@ class Workflows(DBOSConfiguredInstance):
                     # Measured to its end, written file and all; and it can't leave, as no row knows it.
                     self._parts.enhancer.discard(derived)
                     derived = None
-                self._decide(instance_id, record, derived)
+                self._decide(instance_id, record, derived, route)
         self._counted.discard(instance_id)
 
     def _count(self, instance_id: int) -> int:
@@ -256,11 +260,13 @@ class Workflows(DBOSConfiguredInstance):
                 if record.reason == LATE and route.late is Late.FOLLOW:
                     arrivals.postpone(instance_id)
                 else:
-                    self._decide(instance_id, record, derived)
+                    self._decide(instance_id, record, derived, route)
             fault_point("image.decided")
         self._counted.discard(instance_id)
 
-    def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
+    def _decide(
+        self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None, route: RouteSettings
+    ) -> None:
         try:
             is_kept = self._parts.arrivals.decide(instance_id, record, derived)
         except LedgerUnavailable as error:
@@ -269,7 +275,9 @@ class Workflows(DBOSConfiguredInstance):
             if derived is not None and not error.may_be_committed:
                 self._parts.enhancer.discard(derived)
             raise
-        if derived is not None and not is_kept:
+        if is_kept:
+            measure_image(route.name, record)
+        elif derived is not None:
             self._parts.enhancer.discard(derived)
 
     def _times(self, arrival: Arrival, route: RouteSettings) -> Times:
@@ -349,8 +357,15 @@ class Workflows(DBOSConfiguredInstance):
             late=late,
             report=report,
         )
+        self._measure_conclusion(arrival, route, is_late=late is not None)
         log.info("Series concluded", extra={"arrival": arrival.arrival_id, "state": state.value, "reason": late})
         return state.value
+
+    def _measure_conclusion(self, arrival: Arrival, route: RouteSettings, *, is_late: bool) -> None:
+        if is_late:
+            count(DEADLINES_MISSED, route.name)
+        if arrival.completed_at is not None:
+            observe(STAGE_SECONDS, max(0.0, self._parts.clock() - arrival.completed_at), "enhance")
 
     def _route_of(self, arrival: Arrival) -> RouteSettings:
         route = self._parts.find_route(arrival)
@@ -380,6 +395,7 @@ class Workflows(DBOSConfiguredInstance):
             send_enhanced=Content.ENHANCED in route.send,
             reason=LATE,
         )
+        self._measure_conclusion(arrival, route, is_late=True)
         log.warning("Originals go on, the enhanced images follow", extra={"arrival": arrival.arrival_id})
 
     def release_to_measure(self, arrival: Arrival) -> None:
