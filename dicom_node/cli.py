@@ -28,6 +28,7 @@ from config.loading import InvalidSettings, load_settings
 from dicom_node import __version__, commitment_view, diagnosis, disk_reports, reports, sending, shadow
 from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
+from dicom_node.alert_commands import alert
 from dicom_node.association_policy import host_names
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
@@ -43,6 +44,7 @@ from dicom_node.ledger.commitment_requests import CommitmentRequestLedger
 from dicom_node.ledger.commitments import CommitmentLedger
 from dicom_node.ledger.measurements import MeasurementLedger
 from dicom_node.logs import hook_exceptions
+from dicom_node.observation.machine import current_alarms
 from dicom_node.part10 import open_part10
 from dicom_node.queue_commands import queue
 from dicom_node.routing import SenderFacts, source_name
@@ -65,6 +67,7 @@ commands = typer.Typer(
 route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
 commitment = typer.Typer(help="What destinations have committed, and what was promised.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
+commands.add_typer(alert, name="alert")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 
@@ -241,6 +244,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
         checks = CheckLedger(state.database).summary()
         holds, standings = state.standings.holds(), state.standings.lines()
         commitments = commitment_view.summarise(settings, state.database)
+        alarms = current_alarms(settings, state.database)
     certificates = expiries(settings, time.time())
     if as_json:
         _print_json(
@@ -252,12 +256,12 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
                 "holds": [reports.hold_as_json(hold) for hold in holds],
                 "destinations": [reports.standing_as_json(line) for line in standings],
                 "commitment": asdict(commitments),
-                "alarms": reports.alarms(found, standings),
+                "alarms": [alarm.as_json() for alarm in alarms],
             }
         )
     else:
         console = Console()
-        reports.show_status(console, found, state.store.path, holds=holds, standings=standings)
+        reports.show_status(console, found, state.store.path, holds=holds, standings=standings, alarms=alarms)
         commitment_view.show_summary(console, commitments)
         reports.show_certificates(console, certificates, settings.tls.warn_days)
         disk_reports.show_disks(console, disks)

@@ -243,8 +243,10 @@ class FigureLedger:
             .limit(self._series)
         )
         rows = connection.execute(last).all()
-        late = sum(row.reason == self._late_reason or (row.released_at and not row.shadow) for row in rows)
-        return len(rows), int(late)
+        late = [
+            row.reason == self._late_reason or (row.released_at is not None and not row.shadow) for row in rows
+        ]
+        return len(rows), sum(late)
 
     def _last_seen(self, connection: Connection) -> dict[str, float]:
         rows = connection.execute(
@@ -258,9 +260,9 @@ class FigureLedger:
         return dict(self._seen)
 
 
-def _pairs(rows: Sequence[Row[tuple[str, int]]]) -> dict[str, int]:
+def _pairs(rows: Sequence[Row[str, int]]) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _number(connection: Connection, query: Select[tuple[int]]) -> int:
+def _number(connection: Connection, query: Select[int]) -> int:
     return connection.scalar(query) or 0

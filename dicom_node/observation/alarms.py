@@ -17,6 +17,9 @@ LEAST_JUDGED: Final = 0.5
 """Share of `guard_images` or `deadline_series` that there must be before a rate says anything."""
 
 
+_RETIRED_S: Final = 86_400.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
     """One thing to look after.
@@ -75,10 +78,11 @@ def alarms_of(facts: Facts, settings: Settings) -> list[Alarm]:
     if facts.figures is None:
         sentence = f"The ledger can't be read ({facts.trouble}): nothing is received until it can"
         return [Alarm(kind=AlarmKind.LEDGER_UNAVAILABLE, subject="", sentence=sentence), *found]
-    return [*_of_deliveries(facts.figures, settings), *_of_series(facts.figures, settings), *found]
+    of_deliveries = _of_deliveries(facts.figures, settings, known=frozenset(facts.processes))
+    return [*of_deliveries, *_of_series(facts.figures, settings), *found]
 
 
-def _of_deliveries(figures: Figures, settings: Settings) -> Iterator[Alarm]:
+def _of_deliveries(figures: Figures, settings: Settings, *, known: frozenset[str]) -> Iterator[Alarm]:
     for name, down in figures.down.items():
         if figures.at - down.since >= settings.alarms.destination_down_s:
             sentence = f"{name} is down since {_local(down.since)}: {down.reason}"
@@ -91,6 +95,13 @@ def _of_deliveries(figures: Figures, settings: Settings) -> Iterator[Alarm]:
         what = "delivery" if number == 1 else "deliveries"
         sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name}"
         yield Alarm(kind=AlarmKind.DEAD_LETTER, subject=name, sentence=sentence)
+    for name, at in figures.heartbeats.items():
+        silent_s = figures.at - at
+        own = name.removeprefix(f"{settings.node.name}:")
+        # This machine's own are asked directly; and one that is silent for a day was taken away.
+        if own not in known and settings.node.dead_after_s <= silent_s < _RETIRED_S:
+            sentence = f"{name} was not heard of since {_local(at)}; look at its machine"
+            yield Alarm(kind=AlarmKind.PROCESS_DOWN, subject=name, sentence=sentence)
     for name, number in figures.given_up.items():
         what = "delivery" if number == 1 else "deliveries"
         sentence = f"{number} {what} to {name} not committed in time, the objects stay; dicom-node commitment list"

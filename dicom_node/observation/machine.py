@@ -247,3 +247,8 @@ def _by_destination(figures: Figures) -> tuple[tuple[Metric, Callable[[str], flo
         (metrics.DESTINATION_DOWN, lambda name: float(name in figures.down)),
         (metrics.UNCOMMITTED, lambda name: figures.given_up.get(name, 0)),
     )
+
+
+def current_alarms(settings: Settings, database: Database) -> list[Alarm]:
+    """Return what an operator has to look after now, asked from beside the running node."""
+    return MachineView(settings, database).alarms()

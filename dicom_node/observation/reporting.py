@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from config.settings import Settings
+from dicom_node.ledger.alarms import AlarmLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.observation.health import Health
 from dicom_node.observation.listener import NOT_FOUND, SOCKETS, TEXT, Answer, on_port, on_socket
@@ -55,7 +57,7 @@ def machine_reporting(
     expected: Callable[[], Mapping[str, float | None]] | None = None,
     restarts: Callable[[], Mapping[str, int]] = dict,
 ) -> Iterator[MachineView]:
-    """Serve metrics and health of this machine while the block runs.
+    """Serve metrics and health of this machine, look for alarms and tell of them, while the block runs.
 
     Where roles run by themselves, each calls this, and the one that gets the port answers for all of them; another one
     takes it when that one ends.
@@ -66,6 +68,7 @@ def machine_reporting(
         As for `MachineView`.
     """
     # Imported here: commands start without what it takes.
+    from dicom_node.observation.alert_watch import AlertWatch
     from dicom_node.observation.machine import MachineView
 
     database = Database(ledger_url(settings.node.database_url, settings.node.data_dir))
@@ -79,6 +82,9 @@ def machine_reporting(
                     f"port {metrics.port} of {metrics.bind} for metrics and health",
                 )
                 running.enter_context(listen)
+            ledger = AlarmLedger(database, socket.gethostname())
+            watch = AlertWatch(ledger, view.alarms, settings.alerts, node=settings.node.name, now=database.now)
+            running.enter_context(watch.running())
             yield view
     finally:
         database.close()
