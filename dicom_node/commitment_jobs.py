@@ -26,6 +26,7 @@ from dicom_node.ledger.commitment_requests import CommitmentRequestLedger, Reque
 from dicom_node.ledger.commitments import CommitmentLedger, Transaction
 from dicom_node.ledger.database import Database
 from dicom_node.negotiation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.observation.correlation import trace_id_of
 from dicom_node.tls import TlsUnusable, client_files
 from dicom_node.upper_layer import STORAGE_COMMITMENT
 
@@ -94,7 +95,11 @@ class CommitmentJobs:
             if self._ledger.is_given_up(delivery_id):
                 log.error(
                     "No commitment in time: nothing is asked any more, and the objects stay",
-                    extra={"delivery": delivery_id, "destination": name},
+                    extra={
+                        "trace_id": trace_id_of(self._ledger.study_of(delivery_id)),
+                        "delivery": delivery_id,
+                        "destination": name,
+                    },
                 )
         if not transactions:
             return
@@ -135,6 +140,7 @@ class CommitmentJobs:
         if "Status" not in answer:
             raise AssociationAborted("no answer to N-ACTION")
         facts = {
+            "trace_id": trace_id_of(self._ledger.study_of(transaction.delivery_id)),
             "delivery": transaction.delivery_id,
             "transaction_uid": transaction.transaction_uid,
             "references": len(transaction.references),

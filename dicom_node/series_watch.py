@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from config.settings import RouteSettings
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
+from dicom_node.observation.correlation import follow, fresh
 from dicom_node.observation.definitions import STAGE_SECONDS
 from dicom_node.observation.metering import observe
 from dicom_node.states import ArrivalState
@@ -55,6 +56,7 @@ class SeriesWatch:
         # Of each idle arrival its last activity, and when this process first saw it: the wall clock may be set back.
         self._idle_since: dict[int, tuple[float, float]] = {}
 
+    @fresh
     def tick(self) -> list[int]:
         """Complete the arrivals that have been quiet for long enough; returns their numbers."""
         completed = []
@@ -66,6 +68,7 @@ class SeriesWatch:
             for number, seen in since.items()
         }
         for arrival in idle:
+            follow(arrival.study_instance_uid)
             route = self._route(arrival.arrival_id)
             quiet_period_s = (
                 route.quiet_period_s if route is not None else RouteSettings.model_fields["quiet_period_s"].default

@@ -39,6 +39,7 @@ from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObjec
 from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.observation.correlation import follow, fresh, trace_id_of
 from dicom_node.observation.definitions import DUPLICATES, RECEIVE_SECONDS, RECEIVED_BYTES, RECEIVED_OBJECTS
 from dicom_node.observation.metering import count, observe
 from dicom_node.pace import Pace
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _HEADER_BYTES: Final = 32_768
 """What is looked at first for the header; only where that is too short the whole file is mapped."""
+_STUDIES_SHOWN: Final = 10
 
 
 class AssociationOutcome(enum.StrEnum):
@@ -111,6 +113,7 @@ class StorageScp:
             "calling_ae_title": association.request.calling_ae_title,
             "host": association.request.host,
         }
+        self._studies: dict[str, None] = {}
         self.acknowledged = 0
         """C-STORE requests that were answered with success."""
         self.duplicates = 0
@@ -149,7 +152,14 @@ class StorageScp:
                 self._commitment.close()
         log.info(
             "Association ended",
-            extra={**self._facts, "outcome": outcome.value, "reason": reason, "acknowledged": self.acknowledged},
+            extra={
+                **self._facts,
+                "outcome": outcome.value,
+                "reason": reason,
+                "acknowledged": self.acknowledged,
+                # All but always one; of a device that empties its archive, the first ones.
+                "trace_id": " ".join(map(trace_id_of, list(self._studies)[:_STUDIES_SHOWN])) or None,
+            },
         )
         return outcome
 
@@ -191,6 +201,7 @@ class StorageScp:
         is_echo = command.command_field == CommandField.C_ECHO_RQ
         phase.send_message(context_id, build_response(command, SUCCESS if is_echo else UNRECOGNIZED_OPERATION))
 
+    @fresh
     def _store_instance(self, context: AcceptedContext, command: CommandSet) -> tuple[int, str]:
         """Receive the data set and store it; returns status and Error Comment, whatever went wrong."""
         begun_at = time.perf_counter()
@@ -259,6 +270,9 @@ class StorageScp:
             self._quarantine(context, command, incoming, str(error))
             raise
         _compare(header, command)
+        follow(header.study_instance_uid)
+        if len(self._studies) < _STUDIES_SHOWN:
+            self._studies[header.study_instance_uid] = None
         stored = incoming.commit()
         try:
             recorded = self._recorder.record(

@@ -32,6 +32,7 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.correlation import correlated, follow, fresh
 from dicom_node.observation.definitions import DEADLINES_MISSED, STAGE_SECONDS
 from dicom_node.observation.measuring import measure_image
 from dicom_node.observation.metering import count, observe
@@ -69,7 +70,7 @@ def _step(work: Callable[P, T]) -> Callable[P, T]:
     durable = DBOS.step(
         retries_allowed=True, max_attempts=8, interval_seconds=0.5, backoff_rate=2.0, should_retry=_is_passing
     )
-    return durable(without_values(work))
+    return durable(without_values(fresh(work)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,9 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _begin(self, arrival_id: int, attempt: int) -> list[int] | None:
         arrivals = self._parts.arrivals
-        if self._parts.find_route(arrivals.get(arrival_id)) is None:
+        arrival = arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
+        if self._parts.find_route(arrival) is None:
             log.warning("Series waits for a route", extra={"arrival": arrival_id})
             return None
         try:
@@ -190,6 +193,7 @@ class Workflows(DBOSConfiguredInstance):
     def _follow(self, instance_id: int) -> None:
         arrivals = self._parts.arrivals
         stored = arrivals.instance(instance_id)
+        follow(stored.study_instance_uid)
         arrival = arrivals.get(stored.arrival_id)
         route = self._parts.find_route(arrival)
         if arrival.state is not ArrivalState.FOLLOWING or arrivals.attempts_at(instance_id) is None or route is None:
@@ -228,6 +232,7 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _end_following(self, arrival_id: int) -> str:
         arrival = self._parts.arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
         route = self._parts.find_route(arrival)
         if arrival.state is not ArrivalState.FOLLOWING or route is None:
             return arrival.state.value
@@ -240,6 +245,7 @@ class Workflows(DBOSConfiguredInstance):
     def _enhance(self, instance_id: int) -> None:
         arrivals = self._parts.arrivals
         stored = arrivals.instance(instance_id)
+        follow(stored.study_instance_uid)
         arrival = arrivals.get(stored.arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return  # the deadline concluded it
@@ -289,6 +295,7 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _conclude(self, arrival_id: int) -> str:
         arrival = self._parts.arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
         if self._parts.find_route(arrival) is None:
@@ -425,6 +432,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
+        follow(self._parts.deliveries.study_of(delivery_id))
         try:
             is_taken = self._parts.deliveries.begin(delivery_id, attempt)
         except IllegalTransition as error:
@@ -435,6 +443,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @_step
     def _send(self, delivery_id: int, attempt: int) -> str:
+        follow(self._parts.deliveries.study_of(delivery_id))
         with self._sending.take(alone=False):
             delivery = self._parts.deliveries.get(delivery_id)
             if delivery.attempts != attempt + 1:
@@ -524,14 +533,15 @@ class Workflows(DBOSConfiguredInstance):
 
     def _each(self, arrival: Arrival, act: Callable[[Arrival], None]) -> None:
         """Do something for one arrival, the top of this series: its fault must not keep the originals of others."""
-        try:
-            act(arrival)
-        except IllegalTransition as error:
-            log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
-        except LedgerUnavailable:
-            raise
-        except Exception:
-            log.exception("Nothing of this series went on", extra={"arrival": arrival.arrival_id})
+        with correlated(arrival.study_instance_uid):
+            try:
+                act(arrival)
+            except IllegalTransition as error:
+                log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+            except LedgerUnavailable:
+                raise
+            except Exception:
+                log.exception("Nothing of this series went on", extra={"arrival": arrival.arrival_id})
 
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.

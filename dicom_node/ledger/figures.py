@@ -243,9 +243,7 @@ class FigureLedger:
             .limit(self._series)
         )
         rows = connection.execute(last).all()
-        late = [
-            row.reason == self._late_reason or (row.released_at is not None and not row.shadow) for row in rows
-        ]
+        late = [row.reason == self._late_reason or (row.released_at is not None and not row.shadow) for row in rows]
         return len(rows), sum(late)
 
     def _last_seen(self, connection: Connection) -> dict[str, float]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from config.observation import AlarmKind, AlertSettings
+from dicom_node.lateness import LATE
 from dicom_node.ledger.alarms import FORGOTTEN_AFTER_S, KEEP_S, RESOLVED_AFTER_S, AlarmLedger
 from dicom_node.ledger.arrivals import EnhancementDecision, EnhancementRecord
 from dicom_node.ledger.destinations import HoldScope
 from dicom_node.ledger.figures import FigureLedger, Figures
-from dicom_node.lateness import LATE
 from dicom_node.observation.alarms import Alarm
 from dicom_node.states import ItemState
 from tests.contract.conftest import Ledger
@@ -71,7 +71,10 @@ def test_each_is_told_what_it_asks_for(ledger: Ledger) -> None:
     alarms.note([DOWN, DISK], alerts)
     ledger.clock.advance(RESOLVED_AFTER_S)
     alarms.note([], alerts)
-    raised = {("disks", "raised", "/data"), *((name, "raised", s) for name in ("quiet", "all") for s in ("pacs", "/data"))}
+    raised = {
+        ("disks", "raised", "/data"),
+        *((name, "raised", s) for name in ("quiet", "all") for s in ("pacs", "/data")),
+    }
     resolved = {("disks", "resolved", "/data"), ("all", "resolved", "pacs"), ("all", "resolved", "/data")}
     assert set(told(alarms)) == raised | resolved
     assert len(told(alarms)) == len(raised | resolved)

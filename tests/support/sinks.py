@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 from aiosmtpd.smtp import SMTP as Server
+from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
 from tests.support.certificates import Pair
 from tests.support.peers import LOOPBACK, find_free_port
@@ -120,7 +120,11 @@ class MailSink:
                 return AuthResult(success=said == wanted, handled=False)
 
             # With TLS from the first byte aiosmtpd does not know that there is any.
-            options |= {"authenticator": authenticate, "auth_required": True, "auth_require_tls": not from_the_first_byte}
+            options |= {
+                "authenticator": authenticate,
+                "auth_required": True,
+                "auth_require_tls": not from_the_first_byte,
+            }
         self._controller = Controller(
             self,
             hostname=LOOPBACK,
