@@ -15,6 +15,8 @@ from typing import Final
 
 from config.settings import Settings, SourceSettings
 from dicom_node.association_policy import ReceiverLoad, find_source, host_names, judge_association
+from dicom_node.audit import record
+from dicom_node.audit.events import rejected_node
 from dicom_node.commitment_peers import Rights, report_sources, rights_of
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import LedgerUnavailable
@@ -146,6 +148,7 @@ class Admission:
 
     def note_failure(self, host: str, reason: str) -> None:
         """Record a peer that came to no request, such as one whose TLS handshake failed, for `status` to show."""
+        record(rejected_node(calling_ae_title="", host=host, reason=reason, ae_title=self._settings.node.ae_title))
         try:
             self._ledger.record_rejection(calling_ae_title="", called_ae_title="", host=host, reason=reason)
         except LedgerUnavailable as error:
@@ -174,6 +177,14 @@ class Admission:
         }
         log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
         count(REJECTIONS, rejection.cause)
+        record(
+            rejected_node(
+                calling_ae_title=request.calling_ae_title,
+                host=request.host,
+                reason=rejection.explanation,
+                ae_title=self._settings.node.ae_title,
+            )
+        )
         fault_point("association.rejected")
         try:
             self._ledger.record_rejection(**who, reason=rejection.explanation)

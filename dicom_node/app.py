@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from config.settings import Settings
+from dicom_node.audit import audited
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
@@ -60,7 +61,11 @@ def run_receiver(settings: Settings, *, supervised: bool = False) -> int:
             machine=machine_of(settings),
             dead_after_s=settings.node.dead_after_s,
         )
-        with heartbeat(state.database, processes), machine_alone(settings, supervised=supervised):
+        with (
+            heartbeat(state.database, processes),
+            audited(settings, "receiver"),
+            machine_alone(settings, supervised=supervised),
+        ):
             _receive(settings, state, name, stop)
     return EXIT_OK
 

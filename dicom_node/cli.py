@@ -30,6 +30,7 @@ from dicom_node import app as application
 from dicom_node.admission import resolve_hosts
 from dicom_node.alert_commands import alert
 from dicom_node.association_policy import host_names
+from dicom_node.audit_commands import audit
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, expiries, key_doubts
 from dicom_node.command_options import AsJson, ConfigFile
@@ -68,6 +69,7 @@ route = typer.Typer(help="Which route takes an object.", no_args_is_help=True)
 commitment = typer.Typer(help="What destinations have committed, and what was promised.", no_args_is_help=True)
 commands.add_typer(queue, name="queue")
 commands.add_typer(alert, name="alert")
+commands.add_typer(audit, name="audit")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 

@@ -12,6 +12,9 @@ from typing import Final
 
 from config.settings import Settings
 from dicom_node.admission import Admission, Admitted
+from dicom_node.audit import is_on, record
+from dicom_node.audit.events import Study, instances_transferred, recipient, sender
+from dicom_node.audit.transfers import patient_of
 from dicom_node.commitment_peers import Rights
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
@@ -251,6 +254,24 @@ class Receiver:
             if service is not None:
                 service.close()
             sock.close()
+            if service is not None and is_on():
+                self._audit(service, outcome)
+
+    def _audit(self, service: StorageScp, outcome: AssociationOutcome) -> None:
+        """Write what an association brought to the audit, a message for each study; the peer is gone by now."""
+        request, tally = service.request, service.tally
+        for uid, classes in tally.classes.items():
+            patient_id = patient_of(lambda uid=uid: self._store.path(tally.keys[uid]))  # type: ignore[misc]
+            study = Study(study_instance_uid=uid, patient_id=patient_id, classes=classes)
+            record(
+                instances_transferred(
+                    source=sender(request.calling_ae_title, request.host, is_requestor=True),
+                    destination=recipient(request.called_ae_title, socket.gethostname()),
+                    study=study,
+                    failure="" if outcome is AssociationOutcome.RELEASED else f"the association was {outcome.value}",
+                    received=True,
+                )
+            )
 
     def _commitment(self, request: AssociationRequest, rights: Rights) -> CommitmentScp | None:
         if self._database is None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from dicom_node.audit.transfers import Tally
 from dicom_node.command_set import CommandField, CommandSet, build_response
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.data_phase import (
@@ -44,7 +45,13 @@ from dicom_node.observation.definitions import DUPLICATES, RECEIVE_SECONDS, RECE
 from dicom_node.observation.metering import count, observe
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
-from dicom_node.upper_layer import STORAGE_COMMITMENT, VERIFICATION, AcceptedAssociation, AcceptedContext
+from dicom_node.upper_layer import (
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+    AcceptedAssociation,
+    AcceptedContext,
+    AssociationRequest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +121,17 @@ class StorageScp:
             "host": association.request.host,
         }
         self._studies: dict[str, None] = {}
+        self.tally = Tally()
+        """What was stored, for the audit."""
         self.acknowledged = 0
         """C-STORE requests that were answered with success."""
         self.duplicates = 0
         """Those among them whose object was there before."""
+
+    @property
+    def request(self) -> AssociationRequest:
+        """The request of the association."""
+        return self._association.request
 
     def run(self) -> AssociationOutcome:
         """Answer requests until the association ends, end it by the standard, and return how it ended.
@@ -297,6 +311,7 @@ class StorageScp:
                 self._store.delete(stored.key)
             raise
         fault_point("reception.recorded")
+        self.tally.add(header.study_instance_uid, header.sop_class_uid, stored.key)
         if recorded.outcome is RecordOutcome.DUPLICATE:
             fault_point("reception.duplicate")
             self.duplicates += 1

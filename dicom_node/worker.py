@@ -19,6 +19,7 @@ from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
 from dicom_node.app import heartbeat, ledger_check, machine_alone, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.audit import audited
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
 from dicom_node.delivery import Courier
@@ -101,6 +102,7 @@ def run_worker(settings: Settings, number: int, *, supervised: bool = False) -> 
         pulse = Pulse()
         with (
             heartbeat(state.database, processes),
+            audited(settings, f"worker-{number}"),
             machine_alone(settings, supervised=supervised),
             reporting(settings, f"worker-{number}", Health(checks=_checks(state, model, pulse))),
         ):
@@ -236,6 +238,7 @@ def _courier(state: State) -> Courier:
         },
         clock=state.database.now,
         rng=random.Random(),
+        ae_title=settings.node.ae_title,
     )
 
 

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from config.settings import Settings
+from dicom_node.audit.forwarding import forwarding
+from dicom_node.audit.recorder import FOLDER
 from dicom_node.ledger.alarms import AlarmLedger
 from dicom_node.ledger.database import Database, ledger_url
 from dicom_node.observation.health import Health
@@ -85,6 +87,8 @@ def machine_reporting(
             ledger = AlarmLedger(database, socket.gethostname())
             watch = AlertWatch(ledger, view.alarms, settings.alerts, node=settings.node.name, now=database.now)
             running.enter_context(watch.running())
+            if settings.audit.enabled:
+                running.enter_context(forwarding(settings.audit, settings.node.data_dir / FOLDER))
             yield view
     finally:
         database.close()
