@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,6 +17,7 @@ _PRIORITY: Final = 10 * 8 + 5
 _MESSAGE_ID: Final = "DICOM+RFC3881"
 _BOM: Final = b"\xef\xbb\xbf"
 _TIMEOUT_S: Final = 10.0
+_ALERT_S: Final = 0.5
 MOST_UDP_BYTES: Final = 65_000
 
 
@@ -82,15 +83,25 @@ def _send_tls(settings: AuditSettings, messages: Sequence[bytes]) -> None:
 
 
 def _end(sock: ssl.SSLSocket) -> None:
-    """End the connection, and wait for the other side's end of it."""
+    """End the connection in order, and wait for the other side's end of it; OSError where that is none."""
+    _heed_alerts(sock)
+    plain: socket.socket
     try:
-        sock.unwrap()
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError):
+        plain = sock.unwrap()
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         # Its end of the connection, without the notice that TLS has for it, as many do.
         return
-    except ssl.SSLError as error:
-        # It wrote something, which no syslog server has reason to, or a shutdown crossed ours.
-        if "APPLICATION_DATA_AFTER_CLOSE_NOTIFY" not in str(error):
-            raise
-    with suppress(OSError):
-        sock.close()
+    # OpenSSL takes an alert for an end too. A server that closes over what it has not read resets the connection.
+    if plain.recv(1):
+        raise OSError(errno.EPROTO, "it answered, which no syslog server does")
+
+
+def _heed_alerts(sock: ssl.SSLSocket) -> None:
+    """Raise where the server refuses us after the handshake, as TLS 1.3 has it for client certificates."""
+    sock.settimeout(_ALERT_S)
+    try:
+        if not sock.recv(1):
+            raise OSError(errno.ECONNRESET, "it hung up before the end")
+    except TimeoutError:
+        pass
+    sock.settimeout(_TIMEOUT_S)
