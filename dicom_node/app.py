@@ -25,6 +25,7 @@ from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.logs import configure_logging
 from dicom_node.observation.health import Check, Health
 from dicom_node.observation.reporting import machine_reporting, reporting
+from dicom_node.observation.tracing import traced
 from dicom_node.receiver import PortTaken, Receiver
 from dicom_node.state import (
     EXIT_DATA_DIR,
@@ -64,6 +65,7 @@ def run_receiver(settings: Settings, *, supervised: bool = False) -> int:
         with (
             heartbeat(state.database, processes),
             audited(settings, "receiver"),
+            traced(settings.tracing, "receiver", settings.node.name),
             machine_alone(settings, supervised=supervised),
         ):
             _receive(settings, state, name, stop)

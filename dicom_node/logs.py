@@ -30,6 +30,8 @@ _QUIET = {
     "highdicom": logging.CRITICAL,
     "httpx": logging.ERROR,
     "httpcore": logging.ERROR,
+    # A collector that is away is no fault of the node's; its spans are dropped.
+    "opentelemetry": logging.CRITICAL,
 }
 
 

@@ -13,6 +13,7 @@ from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.observation.correlation import follow, fresh
 from dicom_node.observation.definitions import STAGE_SECONDS
 from dicom_node.observation.metering import observe
+from dicom_node.observation.tracing import emit
 from dicom_node.states import ArrivalState
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class SeriesWatch:
                     "Series complete", extra={"arrival": arrival.arrival_id, "route": route.name if route else None}
                 )
                 observe(STAGE_SECONDS, max(0.0, self.clock() - arrival.last_activity_at), "complete")
+                emit("complete", int(arrival.last_activity_at * 1e9), arrival=arrival.arrival_id)
                 fault_point("series.completed")
                 completed.append(arrival.arrival_id)
         return completed

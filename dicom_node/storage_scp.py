@@ -40,9 +40,10 @@ from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObjec
 from dicom_node.integrity import examine
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
-from dicom_node.observation.correlation import follow, fresh, trace_id_of
+from dicom_node.observation.correlation import correlated, follow, fresh, trace_id_of
 from dicom_node.observation.definitions import DUPLICATES, RECEIVE_SECONDS, RECEIVED_BYTES, RECEIVED_OBJECTS
 from dicom_node.observation.metering import count, observe
+from dicom_node.observation.tracing import emit, is_tracing
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
 from dicom_node.upper_layer import (
@@ -139,6 +140,7 @@ class StorageScp:
         The connection stays open for its last PDU to be read: `close` is to follow.
         """
         phase = self._association.phase
+        begun_ns = time.time_ns()
         log.info("Association accepted", extra=self._facts)
         try:
             while True:
@@ -164,6 +166,13 @@ class StorageScp:
         finally:
             if self._commitment is not None:
                 self._commitment.close()
+        if is_tracing():
+            for uid in self._studies:
+                with correlated(uid):
+                    failure = "" if outcome is AssociationOutcome.RELEASED else f"{outcome.value}: {reason}"
+                    emit(
+                        "association", begun_ns, association=self._association_id, source=self._source, failure=failure
+                    )
         log.info(
             "Association ended",
             extra={
@@ -218,7 +227,7 @@ class StorageScp:
     @fresh
     def _store_instance(self, context: AcceptedContext, command: CommandSet) -> tuple[int, str]:
         """Receive the data set and store it; returns status and Error Comment, whatever went wrong."""
-        begun_at = time.perf_counter()
+        begun_at, begun_ns = time.perf_counter(), time.time_ns()
         reception = _Reception(self._max_object_bytes)
         try:
             reception.attempt(lambda: self._begin(context, command, reception))
@@ -232,11 +241,13 @@ class StorageScp:
         observe(RECEIVE_SECONDS, time.perf_counter() - begun_at, self._source)
         if reception.error is None:
             count(RECEIVED_OBJECTS, self._source, "0000")
+            emit("store", begun_ns, association=self._association_id, source=self._source, bytes=reception.bytes)
             self.acknowledged += 1
             log.info("Stored instance", extra={**facts, "bytes": reception.bytes})
             return SUCCESS, ""
         status, comment = status_for(reception.error)
         count(RECEIVED_OBJECTS, self._source, f"{status:04X}")
+        emit("store", begun_ns, association=self._association_id, source=self._source, failure=comment)
         if status == PROCESSING_FAILURE:
             log.error("Instance not stored, unforeseen error", extra=facts, exc_info=reception.error)
         else:

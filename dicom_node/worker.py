@@ -47,6 +47,7 @@ from dicom_node.observation.definitions import MODEL_LOADED
 from dicom_node.observation.health import Check, Health
 from dicom_node.observation.metering import show
 from dicom_node.observation.reporting import reporting
+from dicom_node.observation.tracing import traced
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reporting import Reporter
 from dicom_node.routing import SenderFacts, match_route, source_name
@@ -103,6 +104,7 @@ def run_worker(settings: Settings, number: int, *, supervised: bool = False) -> 
         with (
             heartbeat(state.database, processes),
             audited(settings, f"worker-{number}"),
+            traced(settings.tracing, f"worker-{number}", settings.node.name),
             machine_alone(settings, supervised=supervised),
             reporting(settings, f"worker-{number}", Health(checks=_checks(state, model, pulse))),
         ):

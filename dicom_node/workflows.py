@@ -36,6 +36,7 @@ from dicom_node.observation.correlation import correlated, follow, fresh
 from dicom_node.observation.definitions import DEADLINES_MISSED, STAGE_SECONDS
 from dicom_node.observation.measuring import measure_image
 from dicom_node.observation.metering import count, observe
+from dicom_node.observation.tracing import emit
 from dicom_node.private_errors import without_values
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
@@ -283,6 +284,15 @@ class Workflows(DBOSConfiguredInstance):
             raise
         if is_kept:
             measure_image(route.name, record)
+            begun_ns = time.time_ns() - int((record.total_s or 0.0) * 1e9)
+            emit(
+                "enhance",
+                begun_ns,
+                instance=instance_id,
+                route=route.name,
+                decision=record.decision.value,
+                cause=record.cause.value,
+            )
         elif derived is not None:
             self._parts.enhancer.discard(derived)
 
@@ -444,6 +454,7 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _send(self, delivery_id: int, attempt: int) -> str:
         follow(self._parts.deliveries.study_of(delivery_id))
+        begun_ns = time.time_ns()
         with self._sending.take(alone=False):
             delivery = self._parts.deliveries.get(delivery_id)
             if delivery.attempts != attempt + 1:
@@ -451,6 +462,15 @@ class Workflows(DBOSConfiguredInstance):
                 log.info("Sent by another worker", extra={"delivery": delivery_id, "attempt": attempt})
                 return delivery.state.value
             state = self._parts.courier.attempt(delivery_id)
+            failure = "" if state is DeliveryState.SENT else state.value
+            emit(
+                "deliver",
+                begun_ns,
+                failure=failure,
+                delivery=delivery_id,
+                destination=delivery.destination,
+                attempt=attempt,
+            )
         fault_point("deliver.settled")
         return state.value
 
