@@ -19,7 +19,9 @@ from tests.support.audit import SyslogSink, valid
 from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK, find_free_port, wait_until
 
-HEADER = re.compile(rb"<85>1 2027-01-15T08:00:\d\d\.000Z \S+ dicom-node \d+ DICOM\+RFC3881 - \xef\xbb\xbf(<\?xml.*)", re.S)
+HEADER = re.compile(
+    rb"<85>1 2027-01-15T08:00:\d\d\.000Z \S+ dicom-node \d+ DICOM\+RFC3881 - \xef\xbb\xbf(<\?xml.*)", re.S
+)
 
 
 def fill(folder: Path, count: int, first: int = 0) -> None:

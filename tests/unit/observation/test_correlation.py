@@ -39,7 +39,9 @@ def test_every_record_about_a_study_has_its_id_and_no_other_has() -> None:
         # Nothing is known of what this one is about.
         assert line(trace_id="")["trace_id"] == trace_id_of("1.2.3")
     assert "trace_id" not in line(trace_id="")
-    text = TextFormatter("worker-0").format(logging.makeLogRecord({"name": "dicom_node", "msg": "Delivered", "trace_id": "abc"}))
+    text = TextFormatter("worker-0").format(
+        logging.makeLogRecord({"name": "dicom_node", "msg": "Delivered", "trace_id": "abc"})
+    )
     assert text.endswith("Delivered trace_id=abc")
 
 
