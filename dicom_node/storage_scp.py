@@ -180,11 +180,15 @@ class StorageScp:
                 "outcome": outcome.value,
                 "reason": reason,
                 "acknowledged": self.acknowledged,
-                # All but always one; of a device that empties its archive, the first ones.
-                "trace_id": " ".join(map(trace_id_of, list(self._studies)[:_STUDIES_SHOWN])) or None,
+                **self._trace_ids(),
             },
         )
         return outcome
+
+    def _trace_ids(self) -> dict[str, object]:
+        """Return the id of the study that came, or of the first ones where a device empties its archive."""
+        found = [trace_id_of(uid) for uid in self._studies]
+        return {"trace_id": found[0]} if len(found) == 1 else {"trace_ids": found or None}
 
     def close(self) -> None:
         """Close the connection."""

@@ -178,12 +178,17 @@ _AGAIN: Final = "Alert not brought, tried again"
 
 
 def _repeat(ended: threading.Event, name: str, act: Callable[[], object], period_s: float) -> None:
+    said = ""
     # The processes come up first: they would all be found missing.
     while not ended.wait(period_s):
+        reason = ""
         try:
             act()
         except (NodeError, SQLAlchemyError) as error:
-            log.warning("Alarms could not be written down", extra={"job": name, "reason": str(error).splitlines()[0]})
+            reason = str(error).splitlines()[0]
+            if reason != said:
+                log.warning("Alarms could not be looked after", extra={"job": name, "reason": reason})
         except Exception:
             # The top of a loop: the next round tries again.
             log.exception("An unforeseen error while looking after alarms", extra={"job": name})
+        said = reason

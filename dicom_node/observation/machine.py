@@ -190,7 +190,7 @@ class MachineView:
                 pages.append(ask(self._folder, name, "/metrics", timeout_s=_ASKED_S).body)
             except OSError as error:
                 # `lowdose_process_up` says so too.
-                log.debug("No metrics of a process", extra={"process": name, "reason": str(error)})
+                log.debug("No metrics of a process", extra={"child": name, "reason": str(error)})
         return merge(pages)
 
     def _families(self, facts: Facts) -> Iterator[Family]:
