@@ -78,7 +78,7 @@ def security(settings: Settings) -> Section:
                             ("Network Address Management Profiles", "no"),
                             ("Time Synchronization Profiles", "no: the clock is the operating system's"),
                             ("Application Configuration Management Profiles", "no"),
-                            ("Audit Trail Message Format and Transmission", "no"),
+                            ("Audit Trail Message Format and Transmission (A.5, A.6, A.7)", _audit(settings)),
                         ),
                     ),
                 ),
@@ -94,7 +94,7 @@ def security(settings: Settings) -> Section:
                             "An Error Comment of a peer is not kept, as it may quote an attribute.",
                             "Every change of state is recorded in the ledger with its time and reason. The record is "
                             "not "
-                            "an audit trail in the sense of PS3.15.",
+                            "an audit trail in the sense of PS3.15; for that there is `[audit]`.",
                         )
                     ),
                 ),
@@ -117,6 +117,20 @@ def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
             continue
         over = ", over TLS" if entry.tls.enabled else ""
         yield "this node", f"destination {code(entry.name)}", code(entry.port), f"Storage, Verification by doctor{over}"
+    if settings.metrics.port:
+        here = f"this node, address {code(settings.metrics.bind)}"
+        yield "monitoring", here, code(settings.metrics.port), "HTTP: metrics and health"
+    if settings.audit.enabled and settings.audit.host:
+        yield "this node", "the audit record repository", code(settings.audit.port), "audit messages by syslog"
+
+
+def _audit(settings: Settings) -> str:
+    audit = settings.audit
+    if not audit.enabled:
+        return "yes, and off in these settings (`[audit]`)"
+    where = {"tls": "syslog over TLS (RFC 5425)", "udp": "syslog over UDP (RFC 5426)"}[audit.transport]
+    patients = "with Patient ID" if audit.patients else "without Patient ID, which the messages' tables ask for"
+    return f"yes: {where if audit.host else 'a local file alone'}, {patients}"
 
 
 def _in_these_settings(settings: Settings) -> str:
