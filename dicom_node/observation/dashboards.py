@@ -190,7 +190,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Queue",
-                meaning="Deliveries that are not done, by destination and state; refused and abandoned ones wait for you.",
+                meaning="Deliveries that are not done, by destination and state; refused and abandoned wait for you.",
                 queries=(
                     Query(expr=_latest(m.QUEUE_DELIVERIES, "destination", "state"), legend="{{destination}} {{state}}"),
                 ),

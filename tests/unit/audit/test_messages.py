@@ -22,7 +22,7 @@ EVENTS: dict[str, Event] = {
     "begin": events.begin_transferring(source=US, destination=PACS, study=STUDY),
     "sent": events.instances_transferred(source=US, destination=PACS, study=STUDY, received=False),
     "received": events.instances_transferred(source=US, destination=PACS, study=STUDY, received=True),
-    "failed": events.instances_transferred(source=US, destination=PACS, study=STUDY, received=False, failure="no answer"),
+    "failed": events.instances_transferred(source=US, destination=PACS, study=STUDY, received=False, failure="away"),
     "viewed": events.instances_accessed(user="anna", host="10.0.0.9", study=STUDY),
     "rejected": events.rejected_node(calling_ae_title="EVIL", host="10.0.0.8", reason="not known", ae_title="LOWDOSE"),
     "unnamed": events.rejected_node(calling_ae_title="", host="10.0.0.8", reason="no TLS", ae_title="LOWDOSE"),

@@ -65,9 +65,9 @@ def test_names_and_labels_follow_the_conventions() -> None:
         assert bool(metric.buckets) == (metric.kind is Kind.HISTOGRAM)
         # No label can hold what has no bound, or tells of a patient.
         allowed = {
-            "source", "outcome", "cause", "status", "stage", "route", "decision", "part", "when", "destination", "state",
-            "job", "model", "digest", "level", "version", "process", "holds", "setting", "alarm", "subject", "scope",
-            "name",
+            "source", "outcome", "cause", "status", "stage", "route", "decision", "part", "when", "destination",
+            "state", "job", "model", "digest", "level", "version", "process", "holds", "setting", "alarm", "subject",
+            "scope", "name",
         }  # fmt: skip
         assert set(metric.labels) <= allowed, metric.name
 
