@@ -77,15 +77,15 @@ def test_panels_lie_side_by_side() -> None:
 
 
 def test_the_files_of_the_repository_are_what_is_made() -> None:
-    assert (REPOSITORY / "deploy" / "grafana" / "lowdose-node.json").read_text() == render_dashboard()
-    assert (REPOSITORY / "deploy" / "prometheus" / "lowdose-node.rules.yml").read_text() == render_rules()
+    assert (REPOSITORY / "config" / "deploy" / "grafana" / "lowdose-node.json").read_text() == render_dashboard()
+    assert (REPOSITORY / "config" / "deploy" / "prometheus" / "lowdose-node.rules.yml").read_text() == render_rules()
 
 
 def test_prometheus_takes_the_rules() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool (Debian package prometheus) is not installed")
-    file = REPOSITORY / "deploy" / "prometheus" / "lowdose-node.rules.yml"
+    file = REPOSITORY / "config" / "deploy" / "prometheus" / "lowdose-node.rules.yml"
     done = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(RULES)} rules found" in done.stdout
