@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from config.observation import AlertSettings
 from config.settings import (
     BreakerSettings,
     CommitmentSettings,
@@ -39,6 +40,7 @@ LISTS: dict[str, type[BaseModel]] = {
     "sources": SourceSettings,
     "destinations": DicomDestinationSettings,
     "routes": RouteSettings,
+    "alerts": AlertSettings,
 }
 # Tables in these tables, each under its own heading.
 INNER: dict[str, dict[str, type[BaseModel]]] = {
@@ -69,11 +71,13 @@ def render_example() -> str:
     ]
     for name, field in Settings.model_fields.items():
         if name in LISTS:
+            # A list that nobody has to fill stands as a comment as a whole.
+            head = f"[[{name}]]" if name in EXAMPLE_VALUES else f"# [[{name}]]"
             lines += [
                 "",
                 *_comment(LISTS[name].__doc__ or ""),
-                f"[[{name}]]",
-                *_fields(LISTS[name], EXAMPLE_VALUES[name]),
+                head,
+                *_fields(LISTS[name], EXAMPLE_VALUES.get(name, {})),
             ]
             for inner, inner_model in INNER.get(name, {}).items():
                 lines += ["", f"# [{name}.{inner}]", *_fields(inner_model, {})]

@@ -131,6 +131,10 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
     oidc = oidc.model_copy(update={name: whole(getattr(oidc, name)) for name in ("secret_file", "ca")})
     pair = {name: whole(getattr(settings.console, name)) for name in ("certificate", "key")}
     console = settings.console.model_copy(update={**pair, "oidc": oidc})
+    of_alert = ("ca_file", "token_file", "password_file")
+    alerts = [one.model_copy(update={name: whole(getattr(one, name)) for name in of_alert}) for one in settings.alerts]
+    of_audit = ("ca_file", "certificate", "key")
+    audit = settings.audit.model_copy(update={name: whole(getattr(settings.audit, name)) for name in of_audit})
     return settings.model_copy(
         update={
             "node": node,
@@ -140,6 +144,8 @@ def _with_whole_paths(settings: Settings, folder: Path) -> Settings:
             "sources": tuple(sources),
             "console": console,
             "destinations": tuple(destinations),
+            "alerts": tuple(alerts),
+            "audit": audit,
         }
     )
 
@@ -285,7 +291,7 @@ def _tls_faults(raw: Mapping[str, Any]) -> Iterator[Fault]:
 def _cross_faults(raw: Mapping[str, Any]) -> Iterator[Fault] | list[Fault]:
     """Faults between tables; works on raw input so that they show together with the schema's."""
     faults: list[Fault] = []
-    for table in ("sources", "destinations", "routes"):
+    for table in ("sources", "destinations", "routes", "alerts"):
         names = [entry.get("name") for entry in _entries(raw, table)]
         for name, count in Counter(n for n in names if isinstance(n, str)).items():
             if count > 1:

@@ -30,6 +30,7 @@ from pydantic import (
 
 from config.attribute_paths import FORMS, is_keyword, parse_path
 from config.conditions import Condition
+from config.observation import AlarmSettings, AlertSettings, AuditSettings, MetricsSettings, TracingSettings
 
 FALLBACK = "fallback"
 """Name of the route that [fallback] stands for; no route of the settings may have it."""
@@ -453,6 +454,13 @@ class SourceSettings(_Table):
         le=1_000_000,
         description="Objects a minute that it may send, all of its associations together; what comes faster is taken "
         "more slowly. 0: no limit.",
+    )
+
+    silent_after_h: float = Field(
+        0.0,
+        ge=0,
+        le=8760,
+        description="Time without an association of this source after which an alarm is raised, in hours; 0: never.",
     )
 
     @property
@@ -1158,6 +1166,11 @@ class Settings(_Table):
     backup: BackupSettings = Field(BackupSettings())
     console: ConsoleSettings = Field(ConsoleSettings())
     logging: LoggingSettings = Field(LoggingSettings())
+    metrics: MetricsSettings = Field(MetricsSettings())
+    alarms: AlarmSettings = Field(AlarmSettings())
+    alerts: tuple[AlertSettings, ...] = Field(())
+    audit: AuditSettings = Field(AuditSettings())
+    tracing: TracingSettings = Field(TracingSettings())
 
     def destination(self, name: str) -> DicomDestinationSettings | DicomwebDestinationSettings:
         """Return the destination called `name`; KeyError if there is none."""

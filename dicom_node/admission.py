@@ -10,16 +10,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from config.settings import Settings, SourceSettings
 from dicom_node.association_policy import ReceiverLoad, find_source, host_names, judge_association
+from dicom_node.audit import record
+from dicom_node.audit.events import rejected_node
 from dicom_node.commitment_peers import Rights, report_sources, rights_of
 from dicom_node.disk_space import DiskSpace
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.observation.definitions import ASSOCIATION_SECONDS, ASSOCIATIONS, ASSOCIATIONS_OPEN, REJECTIONS
+from dicom_node.observation.metering import adjust, count, observe
 from dicom_node.pace import Pace
 from dicom_node.rejections import LEDGER_UNAVAILABLE, Rejection
 from dicom_node.upper_layer import AssociationRequest
@@ -36,13 +40,14 @@ class Admitted:
     """An association that was accepted: its number in the ledger, its source, and what its peer may do.
 
     `source` stands for a destination that brings reports, too. `pace` is that of the source's objects, shared by all
-    of its associations; None where they have no limit.
+    of its associations; None where they have no limit. `since` is when it was accepted, in monotonic seconds.
     """
 
     association_id: int
     source: SourceSettings
     rights: Rights
     pace: Pace | None
+    since: float = field(default_factory=time.monotonic)
 
 
 class Admission:
@@ -115,6 +120,7 @@ class Admission:
                 self._by_source[source.name] += 1
         if rejection is None:
             assert source is not None
+            adjust(ASSOCIATIONS_OPEN, 1, source.name)
             try:
                 return self._open(request, source, rights_of(request, settings, addresses))
             except BaseException as error:
@@ -151,9 +157,13 @@ class Admission:
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
         finally:
             self._give_back(admitted.source)
+            source = admitted.source.name
+            count(ASSOCIATIONS, source, outcome)
+            observe(ASSOCIATION_SECONDS, time.monotonic() - admitted.since, source)
 
     def note_failure(self, host: str, reason: str) -> None:
         """Record a peer that came to no request, such as one whose TLS handshake failed, for `status` to show."""
+        record(rejected_node(calling_ae_title="", host=host, reason=reason, ae_title=self._settings.node.ae_title))
         try:
             self._ledger.record_rejection(calling_ae_title="", called_ae_title="", host=host, reason=reason)
         except LedgerUnavailable as error:
@@ -163,6 +173,7 @@ class Admission:
         with self._lock:
             self._associations -= 1
             self._by_source[source.name] -= 1
+        adjust(ASSOCIATIONS_OPEN, -1, source.name)
 
     def _open(self, request: AssociationRequest, source: SourceSettings, rights: Rights) -> Admitted:
         association_id = self._ledger.open_association(
@@ -180,6 +191,16 @@ class Admission:
             "host": request.host,
         }
         log.warning("Association rejected", extra={**who, "reason": rejection.explanation})
+        # Here, where every rejection passes, and not behind the ledger, which may be the reason.
+        count(REJECTIONS, rejection.cause)
+        record(
+            rejected_node(
+                calling_ae_title=request.calling_ae_title,
+                host=request.host,
+                reason=rejection.explanation,
+                ae_title=self._settings.node.ae_title,
+            )
+        )
         return who
 
     def _note(self, request: AssociationRequest, rejection: Rejection) -> None:

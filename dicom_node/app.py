@@ -16,15 +16,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from config.settings import Settings
+from dicom_node.audit import audited
 from dicom_node.certificate_watch import watched_certificates
 from dicom_node.errors import LedgerOutdated, LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.identifiers import try_identifiers
-from dicom_node.ledger.database import Database
+from dicom_node.ledger.database import Database, check_reachable
 from dicom_node.ledger.processes import HEARTBEAT_S, NameTaken, ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
+from dicom_node.observation.health import Check, Health
+from dicom_node.observation.reporting import machine_reporting, reporting
+from dicom_node.observation.tracing import traced
 from dicom_node.receiver import PortTaken, Receiver
 from dicom_node.reloading import Reloader, digest_of, note_start, reload_event
 from dicom_node.settings_in_force import start_with
@@ -46,8 +50,11 @@ from dicom_node.tls import TlsUnusable
 log = logging.getLogger(__name__)
 
 
-def run_receiver(settings: Settings, file: Path, digest: str) -> int:
-    """Run the receiver until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again."""
+def run_receiver(settings: Settings, file: Path, digest: str, *, supervised: bool = False) -> int:
+    """Run the receiver until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again.
+
+    Where it is supervised, the supervisor serves metrics and health of the machine, and sends its alerts.
+    """
     configure_logging(settings.logging, "receiver")
     stop, asked = stop_event(), reload_event()
     with open_state(settings, thorough=True) as state, only_one(settings.node.data_dir, "receiver"):
@@ -62,7 +69,13 @@ def run_receiver(settings: Settings, file: Path, digest: str) -> int:
         )
         processes.settings_digest = digest
         history = SettingsChangeLedger(state.database, settings.node.name)
-        with heartbeat(state.database, processes), _receiving(settings, state, name) as receiver:
+        with (
+            heartbeat(state.database, processes),
+            audited(settings, "receiver"),
+            traced(settings.tracing, "receiver", settings.node.name),
+            machine_alone(settings, supervised=supervised),
+            _receiving(settings, state, name) as receiver,
+        ):
             note_start(history, settings.node.data_dir, digest)
             Reloader(
                 file=file,
@@ -83,6 +96,17 @@ def _receiving(settings: Settings, state: State, name: str) -> Iterator[Receiver
         log.warning("Associations of an earlier run were interrupted", extra={"associations": interrupted})
     fault_point("start.cleared")
     receiver = Receiver(settings, state.store, ledger, state.database, try_identifiers(settings))
+    checks = (
+        Check(name="listens", look=receiver.trouble, is_vital=True),
+        Check(name="disk", look=receiver.no_room),
+        ledger_check(state.database),
+    )
+    with reporting(settings, "receiver", Health(checks=checks)), _listening(settings, receiver):
+        yield receiver
+
+
+@contextmanager
+def _listening(settings: Settings, receiver: Receiver) -> Iterator[None]:
     try:
         receiver.start()
     except TlsUnusable as error:
@@ -95,8 +119,27 @@ def _receiving(settings: Settings, state: State, name: str) -> Iterator[Receiver
             EXIT_PORT,
         ) from error
     with watched_certificates(settings):
-        yield receiver
+        yield
         receiver.stop(settings.node.drain_s)
+
+
+def ledger_check(database: Database) -> Check:
+    """Return the check that every role has; another start would not help where it fails."""
+
+    def look() -> None:
+        check_reachable(database)
+
+    return Check(name="ledger", look=look)
+
+
+@contextmanager
+def machine_alone(settings: Settings, *, supervised: bool) -> Iterator[None]:
+    """Do what the supervisor does for its machine, where a role runs without one."""
+    if supervised:
+        yield
+        return
+    with machine_reporting(settings):
+        yield
 
 
 def machine_of(settings: Settings) -> str:
@@ -149,7 +192,18 @@ def supervise(settings: Settings, file: Path) -> int:
     if settings.console.enabled:
         # Nothing that happens to the console stops the node.
         roles.append(Role(name="console", command=[*base, "console"]))
-    return Supervisor(roles, drain_s=settings.node.drain_s).run()
+    expected = {role.name: role for role in roles}
+
+    def started() -> dict[str, float | None]:
+        # One that ends again and again is not starting but down.
+        return {
+            name: role.started_at if role.started_at and role.failures <= 1 else None for name, role in expected.items()
+        }
+
+    with machine_reporting(
+        settings, expected=started, restarts=lambda: {name: role.restarts for name, role in expected.items()}
+    ):
+        return Supervisor(roles, drain_s=settings.node.drain_s).run()
 
 
 def role_command(file: Path, options: Sequence[str] = ()) -> list[str]:

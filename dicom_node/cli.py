@@ -24,6 +24,8 @@ from config.example import render_example
 from config.loading import InvalidSettings, load_settings
 from dicom_node import __version__
 from dicom_node import app as application
+from dicom_node.alert_commands import alert
+from dicom_node.audit_commands import audit
 from dicom_node.backup_commands import backup_command, restore_command
 from dicom_node.certificate_watch import expiring_soon
 from dicom_node.certificates import broken_files, certificate_faults, key_doubts
@@ -58,6 +60,8 @@ commands = typer.Typer(
 )
 commands.add_typer(queue, name="queue")
 commands.add_typer(user, name="user")
+commands.add_typer(alert, name="alert")
+commands.add_typer(audit, name="audit")
 commands.add_typer(commitment, name="commitment")
 commands.add_typer(route, name="route")
 commands.command("upgrade")(upgrade_command)
@@ -158,17 +162,17 @@ def run(
         # An expired certificate does not keep the node from starting, nor does a destination's.
         raise InvalidSettings(config, tuple(faults))
     if role is RoleName.RECEIVER:
-        return application.run_receiver(settings, config, digest)
+        return application.run_receiver(settings, config, digest, supervised=supervised)
     if role is RoleName.WORKER:
         # Imported here: PyTorch takes seconds and memory to load, and nothing else needs it.
         from dicom_node.worker import run_worker
 
-        return run_worker(settings, number, config, digest)
+        return run_worker(settings, number, config, digest, supervised=supervised)
     if role is RoleName.CONSOLE:
         # Imported here: the receiver and the workers need nothing of it.
         from dicom_node.console.server import run_console
 
-        return run_console(settings, config, digest)
+        return run_console(settings, config, digest, supervised=supervised)
     return application.supervise(settings, config)
 
 

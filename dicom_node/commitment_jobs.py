@@ -21,6 +21,7 @@ from dicom_node.errors import DeliveryError
 from dicom_node.ledger.commitment_requests import CommitmentRequestLedger, Request
 from dicom_node.ledger.commitments import CommitmentLedger, Transaction
 from dicom_node.ledger.database import Database
+from dicom_node.observation.correlation import trace_id_of
 from dicom_node.upper_layer import RequestedAssociation
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,11 @@ class CommitmentJobs:
             if self._ledger.is_given_up(delivery_id):
                 log.error(
                     "No commitment in time: nothing is asked any more, and the objects stay",
-                    extra={"delivery": delivery_id, "destination": name},
+                    extra={
+                        "trace_id": trace_id_of(self._ledger.study_of(delivery_id)),
+                        "delivery": delivery_id,
+                        "destination": name,
+                    },
                 )
         if not transactions:
             return
@@ -124,6 +129,7 @@ class CommitmentJobs:
         self, association: RequestedAssociation, transaction: Transaction, speaker: CommitmentScp, retry: RetrySettings
     ) -> None:
         facts = {
+            "trace_id": trace_id_of(self._ledger.study_of(transaction.delivery_id)),
             "delivery": transaction.delivery_id,
             "transaction_uid": transaction.transaction_uid,
             "references": len(transaction.references),

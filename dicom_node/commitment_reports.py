@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,6 +17,10 @@ from dicom_node.commitment_messages import (
 )
 from dicom_node.errors import LedgerUnavailable
 from dicom_node.ledger.commitments import CommitmentLedger, NotTheDestination, ResendPolicy, UnknownTransaction
+from dicom_node.observation.correlation import correlated, trace_id_of
+from dicom_node.observation.definitions import STAGE_SECONDS
+from dicom_node.observation.metering import observe
+from dicom_node.observation.tracing import emit
 from dicom_node.states import DeliveryState
 
 log = logging.getLogger(__name__)
@@ -68,6 +73,7 @@ def answer_report(
         log.error("Commitment report could not be recorded", extra={"reason": str(error)})
         return RESOURCE_LIMITATION, "ledger unavailable"
     facts = {
+        "trace_id": trace_id_of(ledger.study_of(outcome.delivery_id)),
         "delivery": outcome.delivery_id,
         "destination": outcome.destination,
         "transaction_uid": report.transaction_uid,
@@ -82,4 +88,12 @@ def answer_report(
         log.warning("Commitment report with failures", extra=facts)
     else:
         log.info("Commitment report", extra=facts)
+        if (
+            outcome.delivery is DeliveryState.COMMITTED
+            and (waited_s := ledger.waited_s(outcome.delivery_id)) is not None
+        ):
+            observe(STAGE_SECONDS, waited_s, "commit")
+            with correlated(ledger.study_of(outcome.delivery_id)):
+                begun_ns = time.time_ns() - int(waited_s * 1e9)
+                emit("confirm", begun_ns, delivery=outcome.delivery_id, destination=outcome.destination)
     return SUCCESS, ""

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from config.settings import DestinationSettings
+from config.settings import DestinationSettings, DicomDestinationSettings, DicomwebDestinationSettings
+from dicom_node.audit import is_on, record
+from dicom_node.audit.events import (
+    Participant,
+    Study,
+    begin_transferring,
+    instances_transferred,
+    recipient,
+    sender,
+)
+from dicom_node.audit.transfers import study_of_items
 from dicom_node.destinations.base import (
     DeliveryItem,
     Destination,
@@ -27,6 +40,9 @@ from dicom_node.integrity import Examined, Finding
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger, PendingObject
 from dicom_node.ledger.destinations import DestinationLedger
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.definitions import SENT_BYTES, SENT_OBJECTS
+from dicom_node.observation.measuring import measure_attempt
+from dicom_node.observation.metering import count
 from dicom_node.states import DEAD_LETTERS, DeliveryState, ItemState
 
 log = logging.getLogger(__name__)
@@ -61,6 +77,8 @@ class Courier:
         Draws the jitter of retries.
     pause
         Waits for a number of seconds.
+    ae_title
+        Of the node, for the audit.
     """
 
     ledger: DeliveryLedger
@@ -71,6 +89,7 @@ class Courier:
     clock: Callable[[], float]
     rng: random.Random
     pause: Callable[[float], None] = time.sleep
+    ae_title: str = ""
 
     def partition(self, delivery: Delivery) -> str:
         """Return the queue partition of a delivery: each destination has as many as associations are allowed."""
@@ -98,12 +117,15 @@ class Courier:
             with self.store.held() as locate:
                 sound = self._sound(delivery_id, left, attempt.note, locate)
                 if sound:
+                    attempt.sizes = {one.instance_id: one.size for one in left}
                     attempt.left = len(sound)
+                    attempt.begin_audit(sound)
                     attempt.wait_for_turn()
                     destination.deliver(sound, on_outcome=attempt.note)
         except LedgerUnavailable:
             raise
         except StopSending as stop:
+            attempt.end_audit()
             untouched = [o.instance_id for o in left if o.instance_id not in attempt.noted and not o.in_doubt]
             state = self.ledger.put_back(
                 delivery_id, str(stop), attempt=delivery.attempts, in_s=attempt.turn_in_s, untouched=untouched
@@ -117,6 +139,7 @@ class Courier:
             attempt.failures.append(f"unforeseen {describe(error)}")
         else:
             attempt.judge_destination()
+        attempt.end_audit()
         fault_point("deliver.settling")
         return self._settle(delivery, settings, attempt.failures[0] if attempt.failures else None)
 
@@ -126,6 +149,8 @@ class Courier:
         state = self.ledger.settle(
             delivery.delivery_id, failure=failure, retry_in_s=retry_in_s, attempt=delivery.attempts
         )
+        age_s = self.clock() - delivery.created_at
+        measure_attempt(delivery.destination, state.value, sent_after_s=age_s if state is DeliveryState.SENT else None)
         extra = {
             "delivery": delivery.delivery_id,
             "destination": delivery.destination,
@@ -201,6 +226,10 @@ class _Attempt:
         self.turn_in_s = 0.0
         self.left = 0
         """Objects that were given to the destination and have no outcome yet."""
+        self.sizes: dict[int, int] = {}
+        self.sent: list[int] = []
+        self._items: dict[int, str] = {}
+        self._study: Study | None = None
         self._courier = courier
         self._delivery = delivery
         self._settings = settings
@@ -227,6 +256,11 @@ class _Attempt:
             attempt=self._delivery.attempts,
         )
         fault_point("deliver.recorded")
+        count(SENT_OBJECTS, self._delivery.destination, outcome.outcome.value)
+        if outcome.outcome is Outcome.SENT:
+            self.sent.append(outcome.instance_id)
+            size = self.sizes.get(outcome.instance_id, 0)
+            count(SENT_BYTES, self._delivery.destination, amount=size)
         self.left -= 1
         if not is_answer or self.left <= 0:
             # Nothing was answered, and the rest is not sent but told of; or this was the last.
@@ -234,6 +268,34 @@ class _Attempt:
         if not goes_on:
             raise StopSending(STOPPED)
         self.wait_for_turn()
+
+    def begin_audit(self, items: Sequence[DeliveryItem]) -> None:
+        """Write to the audit that these objects begin to go to the destination."""
+        if not is_on():
+            return
+        self._items = {item.instance_id: item.sop_class_uid for item in items}
+        self._study = study_of_items(self._courier.ledger.study_of(self._delivery.delivery_id), items)
+        us, them = self._participants()
+        record(begin_transferring(source=us, destination=them, study=self._study))
+
+    def end_audit(self) -> None:
+        """Write to the audit what of them has gone."""
+        if self._study is None:
+            return
+        us, them = self._participants()
+        classes = Counter(self._items[number] for number in self.sent if number in self._items)
+        failure = self.failures[0] if self.failures else ""
+        study = replace(self._study, classes=classes)
+        if classes or failure:
+            record(instances_transferred(source=us, destination=them, study=study, failure=failure, received=False))
+
+    def _participants(self) -> tuple[Participant, Participant]:
+        settings, ours = self._settings, self._courier.ae_title
+        us = sender(ours, socket.gethostname(), is_requestor=True)
+        if isinstance(settings, DicomDestinationSettings):
+            return us, recipient(settings.ae_title, settings.host)
+        where = settings.url if isinstance(settings, DicomwebDestinationSettings) else settings.name
+        return us, recipient(where, urlsplit(where).hostname or "")
 
     def wait_for_turn(self) -> None:
         """Wait until another object may be sent; StopSending if that takes longer than an association is held open."""

@@ -155,10 +155,20 @@ def disk_report(settings: Settings, database: Database, data_dir: Path) -> list[
     """Return how each file system of this machine stands, for `dicom-node status`."""
     marks = Watermarks.of(settings)
     samples = DiskSampleLedger(database)
+    found = disk_states(settings)
+    for disk, system in zip(found, file_systems(settings), strict=True):
+        hours = hours_until_full(samples.samples(system, FORECAST_S), marks.min_free_bytes)
+        disk["full_in_h"] = None if hours is None else round(hours, 1)
+        disk["reserve_held"] = (data_dir / RESERVE_FILE).exists()
+    return found
+
+
+def disk_states(settings: Settings) -> list[dict[str, Any]]:
+    """Return how each file system of this machine stands, without the forecast that takes the ledger."""
+    marks = Watermarks.of(settings)
     report = []
     for system in file_systems(settings):
         usage = measure(system.path)
-        hours = hours_until_full(samples.samples(system, FORECAST_S), marks.min_free_bytes)
         reason = shortage(usage, marks, was_short=False)
         low = shortage(usage, marks, was_short=True)
         report.append(
@@ -171,8 +181,7 @@ def disk_report(settings: Settings, database: Database, data_dir: Path) -> list[
                 # Between the marks it depends on which one was passed last, and that only the receiver knows.
                 "state": "ok" if low is None else "between watermarks" if reason is None else "above high watermark",
                 "reason": reason or low,
-                "full_in_h": None if hours is None else round(hours, 1),
-                "reserve_held": (data_dir / RESERVE_FILE).exists(),
+                "full_in_h": None,
             }
         )
     return report

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from pydicom.dataset import Dataset
 
@@ -19,7 +18,9 @@ from dicom_node.derivation import DerivationContext, derive
 from dicom_node.enhancement_decision import decide
 from dicom_node.errors import DerivationError, OutOfResources, UnsupportedPixels, describe
 from dicom_node.instance_store import InstanceStore
+from dicom_node.lateness import LATE
 from dicom_node.ledger.arrivals import (
+    Cause,
     DerivedInstance,
     EnhancementDecision,
     EnhancementRecord,
@@ -37,8 +38,6 @@ from model.exposure import DeclaredDose
 from model.memory import return_freed_memory
 
 log = logging.getLogger(__name__)
-
-LATE: Final = "the route's deadline passed before it was enhanced"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,20 +169,21 @@ class ImageEnhancer:
         """
         begin = time.perf_counter()
         if route is None or not route.enhance:
-            return _passed(PASSES_THROUGH, begin), None
+            return _passed(PASSES_THROUGH, begin, Cause.ROUTE), None
         if isinstance(self._model, NoModel):
-            return _passed(self._model.reason, begin), None
+            return _passed(self._model.reason, begin, Cause.NO_MODEL), None
         no_room = self._no_room()
         if no_room is not None:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": no_room})
-            return _passed(no_room, begin), None
+            return _passed(no_room, begin, Cause.DISK), None
         with self._store.held() as locate:
             path, examined = self._store.examine(stored.key, stored, locate=locate)
             if not examined.is_sound:
                 # What a damaged file shows must not become an image that says it was made from the original.
                 extra = {"instance": stored.instance_id, "reason": examined.reason}
                 log.error("Original is not what it was", extra=extra)
-                return _passed(f"the original is not what was received: {examined.reason}", begin), None
+                reason = f"the original is not what was received: {examined.reason}"
+                return _passed(reason, begin, Cause.DAMAGED), None
             return self._enhance(stored, path, route, self._model, times, begin)
 
     def _enhance(
@@ -199,20 +199,21 @@ class ImageEnhancer:
             with open_part10(path, folder=self._store.scratch) as part10:
                 decision = decide(route, part10.header)
                 if not decision.enhance:
-                    return _passed(decision.reason, begin), None
+                    return _passed(decision.reason, begin, Cause.UNSUITABLE), None
                 return self._derive(stored, part10, model, route, times, begin)
         except GaveUp:
-            return _passed(LATE, begin), None
+            return _passed(LATE, begin, Cause.LATE), None
         except StoreUnavailable:
             # A passing state of a place that is not on this machine: tried again, until the route's deadline.
             raise
         except (UnsupportedPixels, DerivationError, ModelError, OutOfResources, OSError) as error:
             log.warning("Image passed through", extra={"instance": stored.instance_id, "reason": str(error)})
-            return _passed(str(error), begin), None
+            cause = Cause.UNSUITABLE if isinstance(error, UnsupportedPixels) else Cause.ERROR
+            return _passed(str(error), begin, cause), None
         except Exception as error:
             # The top of this image: an error that nobody foresaw must not hold up its series.
             log.exception("Image passed through after an unforeseen error", extra={"instance": stored.instance_id})
-            return _passed(f"unforeseen {describe(error)}", begin), None
+            return _passed(f"unforeseen {describe(error)}", begin, Cause.ERROR), None
 
     def discard(self, derived: DerivedInstance) -> None:
         """Delete a derived object that came too late."""
@@ -235,7 +236,7 @@ class ImageEnhancer:
                 denoised = _denoise(frames, dose, model.denoiser, route.strength_value, writer)
             return_freed_memory()
             if not denoised.strengths:
-                return _passed(denoised.reason or "the guard refused it", begin, denoised), None
+                return _passed(denoised.reason or "the guard refused it", begin, Cause.GUARD, denoised), None
             derived = derive(
                 part10.header,
                 writer.finish(),
@@ -271,6 +272,7 @@ class ImageEnhancer:
             inference_s=denoised.inference_s,
             total_s=time.perf_counter() - begin,
             model_digest=model.denoiser.digest,
+            cause=Cause.GUARD if denoised.reason else Cause.NONE,
         )
         return record, DerivedInstance(
             sop_class_uid=identity.sop_class_uid,
@@ -367,10 +369,11 @@ def _median(values: list[float]) -> float | None:
     return sorted(values)[len(values) // 2] if values else None
 
 
-def _passed(reason: str, begin: float, denoised: _Denoised | None = None) -> EnhancementRecord:
+def _passed(reason: str, begin: float, cause: Cause, denoised: _Denoised | None = None) -> EnhancementRecord:
     return EnhancementRecord(
         decision=EnhancementDecision.PASSED_THROUGH,
         reason=reason,
         inference_s=denoised.inference_s if denoised else None,
         total_s=time.perf_counter() - begin,
+        cause=cause,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from apscheduler.schedulers.base import BaseScheduler
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +20,8 @@ from dicom_node.ledger.database import TAKING_OVER, Database
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.retention import RetentionLedger
+from dicom_node.observation.definitions import JOBS_FAILED
+from dicom_node.observation.metering import count
 from dicom_node.series_watch import SeriesWatch
 from dicom_node.standing import StandingWatch
 from dicom_node.workflows import Workflows, end_other_versions
@@ -26,6 +30,29 @@ log = logging.getLogger(__name__)
 
 # A file that a receiver is still writing is younger than the longest silence on its association by far.
 INCOMING_MAX_AGE_S = 86_400.0
+
+
+STALLED_S: Final = 120.0
+"""Age of the last beat from which on the scheduler counts as dead."""
+
+
+@dataclass(kw_only=True)
+class Pulse:
+    """Whether the scheduler still gives jobs their turn: one job does nothing but beat."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    _beaten_at: float | None = field(default=None, init=False)
+
+    def beat(self) -> None:
+        """Say that the jobs run."""
+        self._beaten_at = self.monotonic()
+
+    def trouble(self) -> str | None:
+        """Say that they don't; None where they do, or have not begun yet."""
+        if self._beaten_at is None:
+            return None
+        silent_s = self.monotonic() - self._beaten_at
+        return f"the periodic jobs have not run for {silent_s:.0f} s" if silent_s > STALLED_S else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +106,12 @@ class Housekeeping:
             log.info("Retention", extra={"purged": purged, "swept": swept})
 
 
-def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping) -> None:
+def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping, pulse: Pulse | None = None) -> None:
     """Add the jobs to `scheduler`; the first runs at once, to pick up what a restart left."""
     housekeeping.watch.route_waiting()
     commitment = housekeeping.commitment.jobs() if housekeeping.commitment is not None else ()
     for name, job, period_s in (
+        *((("pulse", pulse.beat, 1.0),) if pulse is not None else ()),
         ("complete and wake", housekeeping.complete_and_wake, 0.25),
         ("deadlines", housekeeping.workflows.release_overdue, 2.0),
         ("recovery", housekeeping.recover, min(15.0, housekeeping.processes.dead_after_s / 4)),
@@ -111,8 +139,10 @@ def _logged(name: str, job: Callable[[], object]) -> Callable[[], None]:
         try:
             job()
         except (NodeError, SQLAlchemyError) as error:
+            count(JOBS_FAILED, name)
             log.warning("Job failed", extra={"job": name, "reason": str(error).splitlines()[0]})
         except Exception:
+            count(JOBS_FAILED, name)
             log.exception("Job failed by an unforeseen error", extra={"job": name})
 
     return run

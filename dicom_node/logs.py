@@ -16,6 +16,7 @@ from types import TracebackType
 
 from config.settings import LoggingSettings
 from dicom_node.errors import describe
+from dicom_node.observation.correlation import TRACE_ID, current_trace_id
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Libraries whose information is not the operator's: their warnings still come through. pynetdicom and DBOS log
@@ -29,12 +30,19 @@ _QUIET = {
     "highdicom": logging.CRITICAL,
     "httpx": logging.ERROR,
     "httpcore": logging.ERROR,
+    # A collector that is away is no fault of the node's; its spans are dropped.
+    "opentelemetry": logging.CRITICAL,
 }
 
 
 def facts(record: logging.LogRecord) -> dict[str, object]:
-    """Return what was given as `extra`."""
-    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    """Return what was given as `extra`, and the id of the study that it is about."""
+    given = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+    if not given.get(TRACE_ID):
+        given.pop(TRACE_ID, None)
+        if trace_id := current_trace_id():
+            given[TRACE_ID] = trace_id
+    return given
 
 
 _OURS = ("dicom_node", "model", "__main__")

@@ -12,6 +12,9 @@ from typing import Final
 
 from config.settings import Settings
 from dicom_node.admission import Admission, Admitted
+from dicom_node.audit import is_on, record
+from dicom_node.audit.events import Study, instances_transferred, recipient, sender
+from dicom_node.audit.transfers import patient_of
 from dicom_node.commitment_peers import Rights
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.disk_space import DiskSpace, Watermarks, file_systems
@@ -20,6 +23,8 @@ from dicom_node.identifiers import Identifiers
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.database import Database
 from dicom_node.ledger.reception import ReceptionLedger
+from dicom_node.observation.definitions import REJECTIONS
+from dicom_node.observation.metering import count
 from dicom_node.proxy_protocol import NoProxyHeader, Peer, is_balancer, receive_proxy_header
 from dicom_node.rejections import Rejection
 from dicom_node.storage_scp import AssociationOutcome, StorageScp
@@ -101,6 +106,17 @@ class Receiver:
     def associations(self) -> int:
         """The number of associations that are open."""
         return self._admission.associations
+
+    def trouble(self) -> str | None:
+        """Say why nobody can associate any more; None while the receiver listens."""
+        dead = [thread for thread in self._accepting if not thread.is_alive()]
+        if not self._accepting:
+            return "it does not listen yet"
+        return "it does not listen any more" if dead or self._is_closed else None
+
+    def no_room(self) -> str | None:
+        """Say why nothing can be taken for want of disk space; None while there is room."""
+        return self._disks.refusal()
 
     def start(self) -> None:
         """Listen at `node.bind`, at `node.port` and, with TLS, at `tls.port`.
@@ -235,6 +251,7 @@ class Receiver:
                 disks=self._disks,
                 commitment=self._commitment(association.request, rights),
                 identifiers=self._identifiers,
+                source=admitted.source.name,
             )
             with self._registered(service):
                 outcome = service.run()
@@ -243,12 +260,14 @@ class Receiver:
             # Logged where it was judged.
             pass
         except NoTls as error:
+            count(REJECTIONS, "no_tls")
             log.warning("No TLS with a peer", extra={"host": host, "reason": str(error)})
             self._admission.note_failure(host, str(error))
         except NoProxyHeader as error:
             log.warning("No association through a balancer", extra={"host": host, "reason": str(error)})
             self._admission.note_failure(host, str(error))
         except NegotiationFailed as error:
+            count(REJECTIONS, "no_request")
             log.info("No association", extra={"host": host, "reason": str(error)})
         except Exception:
             # The top of this thread: whatever one peer brings about must not reach the others.
@@ -260,6 +279,24 @@ class Receiver:
             if service is not None:
                 service.close()
             sock.close()
+            if service is not None and is_on():
+                self._audit(service, outcome)
+
+    def _audit(self, service: StorageScp, outcome: AssociationOutcome) -> None:
+        """Write what an association brought to the audit, a message for each study; the peer is gone by now."""
+        request, tally = service.request, service.tally
+        for uid, classes in tally.classes.items():
+            patient_id = patient_of(lambda uid=uid: self._store.path(tally.keys[uid]))  # type: ignore[misc]
+            study = Study(study_instance_uid=uid, patient_id=patient_id, classes=classes)
+            record(
+                instances_transferred(
+                    source=sender(request.calling_ae_title, request.host, is_requestor=True),
+                    destination=recipient(request.called_ae_title, socket.gethostname()),
+                    study=study,
+                    failure="" if outcome is AssociationOutcome.RELEASED else f"the association was {outcome.value}",
+                    received=True,
+                )
+            )
 
     def _peer_behind(self, sock: socket.socket, host: str) -> Peer | None:
         """Return for whom a balancer connects; None where the other end of the connection is the peer itself."""

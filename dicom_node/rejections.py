@@ -8,12 +8,13 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """A-ASSOCIATE-RJ: result, source and reason (PS3.8 9.3.4), and why in words for our side."""
+    """A-ASSOCIATE-RJ: result, source and reason (PS3.8 9.3.4), why in words for our side, and the cause's name."""
 
     result: int
     source: int
     reason: int
     explanation: str
+    cause: str = "other"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class RejectionCause:
         When it happens, as half a sentence.
     remedy
         What the administrator of the peer, or ours, does about it.
+    name
+        In metrics.
     """
 
     result: int
@@ -35,15 +38,19 @@ class RejectionCause:
     reason: int
     case: str
     remedy: str
+    name: str = "other"
 
     def reject(self, explanation: str) -> Rejection:
         """Return the rejection of one request, with what our side is told of it."""
-        return Rejection(result=self.result, source=self.source, reason=self.reason, explanation=explanation)
+        return Rejection(
+            result=self.result, source=self.source, reason=self.reason, explanation=explanation, cause=self.name
+        )
 
 
 _TRY_AGAIN: Final = "The sender tries again later."
 
 PROTOCOL_VERSION: Final = RejectionCause(
+    name="protocol_version",
     result=1,
     source=2,
     reason=2,
@@ -51,6 +58,7 @@ PROTOCOL_VERSION: Final = RejectionCause(
     remedy="The peer is set to protocol version 1, the only one that there is.",
 )
 APPLICATION_CONTEXT: Final = RejectionCause(
+    name="application_context",
     result=1,
     source=1,
     reason=2,
@@ -58,6 +66,7 @@ APPLICATION_CONTEXT: Final = RejectionCause(
     remedy="The peer is no DICOM application, or is set up wrongly.",
 )
 CALLED_AE_TITLE: Final = RejectionCause(
+    name="called_ae_title",
     result=1,
     source=1,
     reason=7,
@@ -65,6 +74,7 @@ CALLED_AE_TITLE: Final = RejectionCause(
     remedy="The called AE title is corrected at the sender.",
 )
 CALLING_AE_TITLE: Final = RejectionCause(
+    name="calling_ae_title",
     result=1,
     source=1,
     reason=3,
@@ -72,6 +82,7 @@ CALLING_AE_TITLE: Final = RejectionCause(
     remedy="The sender is added to `[[sources]]`; `dicom-node status` shows the lines to add.",
 )
 TRANSPORT: Final = RejectionCause(
+    name="transport",
     result=1,
     source=1,
     reason=3,
@@ -79,9 +90,10 @@ TRANSPORT: Final = RejectionCause(
     remedy="The sender is set up for TLS with a certificate of its source; `dicom-node status` shows what is missing.",
 )
 SHUTTING_DOWN: Final = RejectionCause(
-    result=2, source=3, reason=1, case="the receiver is shutting down", remedy=_TRY_AGAIN
+    name="shutting_down", result=2, source=3, reason=1, case="the receiver is shutting down", remedy=_TRY_AGAIN
 )
 LOW_SPACE: Final = RejectionCause(
+    name="low_space",
     result=2,
     source=3,
     reason=1,
@@ -89,6 +101,7 @@ LOW_SPACE: Final = RejectionCause(
     remedy="Space is made on the node; until then the sender tries again.",
 )
 LEDGER_UNAVAILABLE: Final = RejectionCause(
+    name="ledger_unavailable",
     result=2,
     source=3,
     reason=1,
@@ -96,10 +109,20 @@ LEDGER_UNAVAILABLE: Final = RejectionCause(
     remedy="The database is started again; until then the sender tries again.",
 )
 TOO_MANY_ASSOCIATIONS: Final = RejectionCause(
-    result=2, source=3, reason=2, case="`receiver.max_associations` are open already", remedy=_TRY_AGAIN
+    name="too_many_associations",
+    result=2,
+    source=3,
+    reason=2,
+    case="`receiver.max_associations` are open already",
+    remedy=_TRY_AGAIN,
 )
 SOURCE_BUSY: Final = RejectionCause(
-    result=2, source=3, reason=2, case="`max_associations` of the source are open already", remedy=_TRY_AGAIN
+    name="source_busy",
+    result=2,
+    source=3,
+    reason=2,
+    case="`max_associations` of the source are open already",
+    remedy=_TRY_AGAIN,
 )
 
 REJECTION_CAUSES: Final = (

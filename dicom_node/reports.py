@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from config.observation import AlarmKind
 from config.settings import Content
 from dicom_node.certificates import Expiry
 from dicom_node.forecast import Forecast
@@ -20,6 +21,7 @@ from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.destinations import DestinationLine, Hold
 from dicom_node.ledger.processes import DEAD_AFTER_S
+from dicom_node.observation.alarms import Alarm
 from dicom_node.routing import RouteTrial
 from dicom_node.sending import Trouble
 from dicom_node.states import DEAD_LETTERS, BreakerState
@@ -37,10 +39,15 @@ def show_status(
     *,
     holds: Sequence[Hold] = (),
     standings: Sequence[DestinationLine] = (),
+    alarms: Sequence[Alarm] = (),
 ) -> None:
     """Print what `dicom-node status` found; `locate` gives the file of a key of the instance store."""
-    for alarm in alarms(status, standings):
-        _say(console, f"ALARM {alarm['alarm']}: {alarm['sentence']}", style="bold red")
+    for alarm in alarms:
+        _say(console, f"ALARM {alarm.kind}: {alarm.sentence}", style="bold red")
+    told = {alarm.subject for alarm in alarms if alarm.kind is AlarmKind.DESTINATION_DOWN}
+    for line in standings:
+        if line.state is BreakerState.OPEN and line.name not in told:
+            _say(console, f"{line.name} is down since {_local(line.since)}: {line.reason}", style="yellow")
     processes = _table("process", "state", "pid", "host", "last seen")
     for row in status.processes:
         state = "running" if row["silent_s"] < DEAD_AFTER_S else "SILENT"
@@ -104,25 +111,6 @@ def show_verification(console: Console, found: Verification) -> None:
     if found.orphans:
         console.print(f"{len(found.orphans)} files that nobody was told are safe (left by crashes)")
     console.print("Nothing is lost." if found.ok else Text("Something is missing; see above.", style="bold red"))
-
-
-def alarms(status: NodeStatus, standings: Sequence[DestinationLine]) -> list[dict[str, Any]]:
-    """Return what an operator has to look after: ``alarm`` (a stable name), ``destination`` and ``sentence``.
-
-    ``destination_down``: nothing is sent to it until it answers; ``dead_letter``: it refused something, or deliveries
-    were given up.
-    """
-    found = []
-    for line in standings:
-        if line.state is BreakerState.OPEN:
-            sentence = f"{line.name} is down since {_local(line.since)}: {line.reason}"
-            found.append({"alarm": "destination_down", "destination": line.name, "sentence": sentence})
-    for name, counts in status.deliveries.items():
-        if number := sum(counts.get(state.value, 0) for state in DEAD_LETTERS):
-            what = "delivery" if number == 1 else "deliveries"
-            sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name}"
-            found.append({"alarm": "dead_letter", "destination": name, "sentence": sentence})
-    return found
 
 
 def _show_holds(console: Console, holds: Sequence[Hold]) -> None:

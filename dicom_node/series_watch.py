@@ -11,6 +11,10 @@ from config.settings import RouteSettings
 from dicom_node.fault_points import fault_point
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.correlation import follow, fresh
+from dicom_node.observation.definitions import STAGE_SECONDS
+from dicom_node.observation.metering import observe
+from dicom_node.observation.tracing import emit
 from dicom_node.states import ArrivalState
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,7 @@ class SeriesWatch:
         # Of each idle arrival its last activity, and when this process first saw it: the wall clock may be set back.
         self._idle_since: dict[int, tuple[float, float]] = {}
 
+    @fresh
     def tick(self) -> list[int]:
         """Complete the arrivals that have been quiet for long enough; returns their numbers."""
         completed = []
@@ -71,6 +76,7 @@ class SeriesWatch:
         for arrival in idle:
             if self.monotonic() < self._again_at.get(arrival.arrival_id, 0.0):
                 continue
+            follow(arrival.study_instance_uid)
             try:
                 route = self._route(arrival.arrival_id)
             except StoreUnavailable as error:
@@ -92,6 +98,8 @@ class SeriesWatch:
                 log.info(
                     "Series complete", extra={"arrival": arrival.arrival_id, "route": route.name if route else None}
                 )
+                observe(STAGE_SECONDS, max(0.0, self.clock() - arrival.last_activity_at), "complete")
+                emit("complete", int(arrival.last_activity_at * 1e9), arrival=arrival.arrival_id)
                 fault_point("series.completed")
                 completed.append(arrival.arrival_id)
         return completed

@@ -13,6 +13,7 @@ from dicom_node.errors import OperationRefused
 from dicom_node.ledger.deliveries import DeliveryLedger
 from dicom_node.ledger.destinations import DestinationLedger, DestinationLine, HoldScope
 from dicom_node.ledger.operations import OperationLedger
+from dicom_node.observation.correlation import trace_id_of
 from dicom_node.states import BreakerState, DeliveryState
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,12 @@ class StandingWatch:
             for delivery_id in self.deliveries.abandon_waiting(line.name, max_age_h * 3600, reason):
                 log.error(
                     "Delivery is a dead letter",
-                    extra={"delivery": delivery_id, "destination": line.name, "alarm": "dead_letter"},
+                    extra={
+                        "trace_id": trace_id_of(self.deliveries.study_of(delivery_id)),
+                        "delivery": delivery_id,
+                        "destination": line.name,
+                        "alarm": "dead_letter",
+                    },
                 )
 
     def _turn(self, line: DestinationLine, failover: str) -> None:

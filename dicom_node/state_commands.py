@@ -17,6 +17,7 @@ from dicom_node.disk_care import disk_report
 from dicom_node.errors import OperationRefused
 from dicom_node.ledger.checks import CheckLedger
 from dicom_node.ledger.measurements import MeasurementLedger
+from dicom_node.observation.machine import current_alarms
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_OK, open_state
 from dicom_node.verification import verify as verify_state
 
@@ -30,6 +31,7 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
         checks = CheckLedger(state.database).summary()
         holds, standings = state.standings.holds(), state.standings.lines()
         commitments = commitment_view.summarise(settings, state.database)
+        alarms = current_alarms(settings, state.database)
     certificates = expiries(settings, time.time())
     if as_json:
         print_json(
@@ -41,12 +43,12 @@ def status(config: ConfigFile, as_json: AsJson = False) -> int:
                 "holds": [reports.hold_as_json(hold) for hold in holds],
                 "destinations": [reports.standing_as_json(line) for line in standings],
                 "commitment": asdict(commitments),
-                "alarms": reports.alarms(found, standings),
+                "alarms": [alarm.as_json() for alarm in alarms],
             }
         )
     else:
         console = Console()
-        reports.show_status(console, found, state.store.path, holds=holds, standings=standings)
+        reports.show_status(console, found, state.store.path, holds=holds, standings=standings, alarms=alarms)
         commitment_view.show_summary(console, commitments)
         reports.show_certificates(console, certificates, settings.tls.warn_days)
         disk_reports.show_disks(console, disks)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import enum
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
+from dicom_node.audit.transfers import Tally
 from dicom_node.command_set import CommandField, CommandSet, build_response
 from dicom_node.commitment_scp import CommitmentScp
 from dicom_node.data_phase import (
@@ -38,14 +40,25 @@ from dicom_node.identifiers import Identifiers
 from dicom_node.instance_store import IncomingObject, InstanceStore, StoredObject
 from dicom_node.ledger.balance import StoredFile
 from dicom_node.ledger.reception import ReceivedInstance, ReceptionLedger, RecordOutcome
+from dicom_node.observation.correlation import correlated, follow, fresh, trace_id_of
+from dicom_node.observation.definitions import DUPLICATES, RECEIVE_SECONDS, RECEIVED_BYTES, RECEIVED_OBJECTS
+from dicom_node.observation.metering import count, observe
+from dicom_node.observation.tracing import emit, is_tracing
 from dicom_node.pace import Pace
 from dicom_node.receive_statuses import PROCESSING_FAILURE, SUCCESS, UNRECOGNIZED_OPERATION, status_for
-from dicom_node.upper_layer import STORAGE_COMMITMENT, VERIFICATION, AcceptedAssociation, AcceptedContext
+from dicom_node.upper_layer import (
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+    AcceptedAssociation,
+    AcceptedContext,
+    AssociationRequest,
+)
 
 log = logging.getLogger(__name__)
 
 _HEADER_BYTES: Final = 32_768
 """What is looked at first for the header; only where that is too short the whole file is mapped."""
+_STUDIES_SHOWN: Final = 10
 
 
 class AssociationOutcome(enum.StrEnum):
@@ -76,6 +89,8 @@ class StorageScp:
         Answers Storage Commitment, where the peer may use it.
     identifiers
         Hashes what studies are searched by; without it they are not found by patient or order.
+    source
+        Name of the peer in metrics.
     """
 
     def __init__(
@@ -91,7 +106,9 @@ class StorageScp:
         pace: Pace | None = None,
         commitment: CommitmentScp | None = None,
         identifiers: Identifiers | None = None,
+        source: str = "",
     ) -> None:
+        self._source = source
         self._association = association
         self._identifiers = identifiers
         self._commitment = commitment
@@ -108,10 +125,18 @@ class StorageScp:
             "calling_ae_title": association.request.calling_ae_title,
             "host": association.request.host,
         }
+        self._studies: dict[str, None] = {}
+        self.tally = Tally()
+        """What was stored, for the audit."""
         self.acknowledged = 0
         """C-STORE requests that were answered with success."""
         self.duplicates = 0
         """Those among them whose object was there before."""
+
+    @property
+    def request(self) -> AssociationRequest:
+        """The request of the association."""
+        return self._association.request
 
     def run(self) -> AssociationOutcome:
         """Answer requests until the association ends, end it by the standard, and return how it ended.
@@ -119,6 +144,7 @@ class StorageScp:
         The connection stays open for its last PDU to be read: `close` is to follow.
         """
         phase = self._association.phase
+        begun_ns = time.time_ns()
         log.info("Association accepted", extra=self._facts)
         try:
             while True:
@@ -144,11 +170,29 @@ class StorageScp:
         finally:
             if self._commitment is not None:
                 self._commitment.close()
+        if is_tracing():
+            for uid in self._studies:
+                with correlated(uid):
+                    failure = "" if outcome is AssociationOutcome.RELEASED else f"{outcome.value}: {reason}"
+                    emit(
+                        "association", begun_ns, association=self._association_id, source=self._source, failure=failure
+                    )
         log.info(
             "Association ended",
-            extra={**self._facts, "outcome": outcome.value, "reason": reason, "acknowledged": self.acknowledged},
+            extra={
+                **self._facts,
+                "outcome": outcome.value,
+                "reason": reason,
+                "acknowledged": self.acknowledged,
+                **self._trace_ids(),
+            },
         )
         return outcome
+
+    def _trace_ids(self) -> dict[str, object]:
+        """Return the id of the study that came, or of the first ones where a device empties its archive."""
+        found = [trace_id_of(uid) for uid in self._studies]
+        return {"trace_id": found[0]} if len(found) == 1 else {"trace_ids": found or None}
 
     def close(self) -> None:
         """Close the connection."""
@@ -188,8 +232,10 @@ class StorageScp:
         is_echo = command.command_field == CommandField.C_ECHO_RQ
         phase.send_message(context_id, build_response(command, SUCCESS if is_echo else UNRECOGNIZED_OPERATION))
 
+    @fresh
     def _store_instance(self, context: AcceptedContext, command: CommandSet) -> tuple[int, str]:
         """Receive the data set and store it; returns status and Error Comment, whatever went wrong."""
+        begun_at, begun_ns = time.perf_counter(), time.time_ns()
         reception = _Reception(self._max_object_bytes)
         try:
             reception.attempt(lambda: self._begin(context, command, reception))
@@ -199,12 +245,18 @@ class StorageScp:
         finally:
             reception.drop()
         facts = {**self._facts, "sop_instance_uid": command.sop_instance_uid, "sop_class_uid": command.sop_class_uid}
+        count(RECEIVED_BYTES, self._source, amount=reception.bytes)
+        observe(RECEIVE_SECONDS, time.perf_counter() - begun_at, self._source)
         if reception.error is None:
+            count(RECEIVED_OBJECTS, self._source, "0000")
+            emit("store", begun_ns, association=self._association_id, source=self._source, bytes=reception.bytes)
             self.acknowledged += 1
             sentence = "Received before, nothing to do" if reception.is_duplicate else "Stored instance"
             log.info(sentence, extra={**facts, "bytes": reception.bytes})
             return SUCCESS, ""
         status, comment = status_for(reception.error)
+        count(RECEIVED_OBJECTS, self._source, f"{status:04X}")
+        emit("store", begun_ns, association=self._association_id, source=self._source, failure=comment)
         if status == PROCESSING_FAILURE:
             log.error("Instance not stored, unforeseen error", extra=facts, exc_info=reception.error)
         else:
@@ -252,6 +304,9 @@ class StorageScp:
             self._quarantine(context, command, incoming, str(error))
             raise
         _compare(header, command)
+        follow(header.study_instance_uid)
+        if len(self._studies) < _STUDIES_SHOWN:
+            self._studies[header.study_instance_uid] = None
         stored = incoming.commit()
         try:
             recorded = self._recorder.record(
@@ -277,10 +332,12 @@ class StorageScp:
                 self._store.delete(stored.key)
             raise
         fault_point("reception.recorded")
+        self.tally.add(header.study_instance_uid, header.sop_class_uid, stored.key)
         if recorded.outcome is RecordOutcome.DUPLICATE:
             fault_point("reception.duplicate")
             self.duplicates += 1
             reception.is_duplicate = True
+            count(DUPLICATES, self._source)
             self._store.delete(self._superfluous(recorded.instance_id, stored))
 
     def _superfluous(self, instance_id: int, again: StoredObject) -> str:

@@ -52,6 +52,7 @@ class Role:
     start_at: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)
     was_steady: bool = field(default=False, init=False)
+    restarts: int = field(default=0, init=False)
 
 
 def restart_delay_s(failures: int) -> float:
@@ -125,6 +126,7 @@ class Supervisor:
             self._exit_code = code
             self._stop.set()
             return
+        role.restarts += 1
         role.failures = 1 if is_steady else role.failures + 1
         delay_s = restart_delay_s(role.failures)
         role.start_at = now + delay_s

@@ -22,8 +22,9 @@ from sqlalchemy import Engine, create_engine
 
 from config.settings import RouteSettings, Settings, SourceSettings
 from dicom_node.admission import resolve_hosts
-from dicom_node.app import heartbeat, machine_of, only_one, stop_event
+from dicom_node.app import heartbeat, ledger_check, machine_alone, machine_of, only_one, stop_event
 from dicom_node.association_policy import host_names
+from dicom_node.audit import audited
 from dicom_node.backup_schedule import schedule_backup
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.commitment_peers import committing
@@ -36,7 +37,7 @@ from dicom_node.enhancement import ImageEnhancer, LoadedModel, ModelAtHand, NoMo
 from dicom_node.errors import IllegalTransition, LedgerUnavailable, OperationRefused, UnsupportedPixels, describe
 from dicom_node.fault_points import fault_point
 from dicom_node.hand_over import hand_over
-from dicom_node.housekeeping import Housekeeping, schedule_jobs
+from dicom_node.housekeeping import Housekeeping, Pulse, schedule_jobs
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger.arrivals import ArrivalLedger, StoredInstance
 from dicom_node.ledger.database import bounded_engine_options, bounded_url, reopen_after_faults
@@ -51,6 +52,11 @@ from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
 from dicom_node.model_loading import load_guarded
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.definitions import MODEL_LOADED
+from dicom_node.observation.health import Check, Health
+from dicom_node.observation.metering import show
+from dicom_node.observation.reporting import reporting
+from dicom_node.observation.tracing import traced
 from dicom_node.part10 import open_part10, read_beginning
 from dicom_node.reloading import Reloader, reload_event
 from dicom_node.reporting import Reporter
@@ -80,7 +86,7 @@ class UnreadableNow(StoreUnavailable):
     """Files that are there can't be read, for trouble of this machine or of the folder."""
 
 
-def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
+def run_worker(settings: Settings, number: int, file: Path, digest: str, *, supervised: bool = False) -> int:
     """Run a worker until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again.
 
     What it has in hand when the drain time is over is taken up at the next start.
@@ -117,8 +123,17 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
         live = _Live.of(state)
         courier = _courier(state, live.destinations)
         mark = settings.node.data_dir / f"worker-{number}.loading"
-        workflows = _workflows(state, courier, live, load_guarded(mark, lambda: load_model(settings)))
-        with heartbeat(state.database, processes):
+        model = load_guarded(mark, lambda: load_model(settings))
+        workflows = _workflows(state, courier, live, model)
+        pulse = Pulse()
+        with (
+            heartbeat(state.database, processes),
+            audited(settings, f"worker-{number}"),
+            traced(settings.tracing, f"worker-{number}", settings.node.name),
+            machine_alone(settings, supervised=supervised),
+            reporting(settings, f"worker-{number}", Health(checks=_checks(state, model, pulse))),
+        ):
+            _show_model(model)
             DBOS.launch()
             workflows.register_queues()
             fault_point("start.launched")
@@ -127,7 +142,7 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
             # made as they are needed; other settings may have more peers.
             threads = _MOST_JOBS + len(housekeeping.commitment.jobs() if housekeeping.commitment else ())
             scheduler = BackgroundScheduler(timezone="UTC", executors={"default": ThreadPoolExecutor(threads)})
-            schedule_jobs(scheduler, housekeeping)
+            schedule_jobs(scheduler, housekeeping, pulse)
             if number == 0:
                 schedule_backup(scheduler, state, file)
             scheduler.start()
@@ -138,7 +153,7 @@ def run_worker(settings: Settings, number: int, file: Path, digest: str) -> int:
                 added = live.change(changed)
                 # Those that run end by the old settings; each may run beside itself.
                 scheduler.remove_all_jobs()
-                schedule_jobs(scheduler, _housekeeping(changed, workflows, courier, processes))
+                schedule_jobs(scheduler, _housekeeping(changed, workflows, courier, processes), pulse)
                 if number == 0:
                     schedule_backup(scheduler, changed, file)
                 take_up_again(changed, added)
@@ -241,6 +256,21 @@ def workflow_engine(settings: Settings) -> Engine:
     """Return connections to the workflow engine's database, for those who are not the engine."""
     url = workflow_database_url(settings)
     return create_engine(url, **bounded_engine_options(url, settings.node.database_timeout_s))
+
+
+def _checks(state: State, model: ModelAtHand, pulse: Pulse) -> tuple[Check, ...]:
+    return (
+        Check(name="scheduler", look=pulse.trouble, is_vital=True),
+        Check(name="model", look=lambda: model.reason if isinstance(model, NoModel) else None),
+        ledger_check(state.database),
+    )
+
+
+def _show_model(model: ModelAtHand) -> None:
+    if isinstance(model, LoadedModel):
+        show(MODEL_LOADED, 1, model.denoiser.name, model.denoiser.digest[:12])
+    else:
+        show(MODEL_LOADED, 0, "", "")
 
 
 def workflow_database_url(settings: Settings) -> str:
@@ -355,6 +385,7 @@ def _courier(state: State, book: DestinationBook) -> Courier:
         destinations=book.destinations,
         clock=state.database.now,
         rng=random.Random(),
+        ae_title=state.settings.node.ae_title,
     )
 
 

@@ -17,10 +17,11 @@ from dbos import DBOS, DBOSConfiguredInstance, SetEnqueueOptions, SetWorkflowID
 
 from config.settings import Content, Late, RouteSettings, Settings
 from dicom_node.delivery import Courier
-from dicom_node.enhancement import LATE, ImageEnhancer, Times
+from dicom_node.enhancement import ImageEnhancer, Times
 from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.fault_points import fault_point
 from dicom_node.held_workflows import HeldWorkflows, held
+from dicom_node.lateness import LATE
 from dicom_node.ledger.arrivals import (
     Arrival,
     ArrivalLedger,
@@ -32,6 +33,11 @@ from dicom_node.ledger.arrivals import (
 from dicom_node.ledger.deliveries import Delivery, DeliveryLedger
 from dicom_node.ledger.outcomes import OutcomeLedger
 from dicom_node.object_keeping import StoreUnavailable
+from dicom_node.observation.correlation import correlated, follow, fresh
+from dicom_node.observation.definitions import DEADLINES_MISSED, STAGE_SECONDS
+from dicom_node.observation.measuring import measure_image
+from dicom_node.observation.metering import count, observe
+from dicom_node.observation.tracing import emit
 from dicom_node.private_errors import without_values
 from dicom_node.reporting import Reporter
 from dicom_node.states import ArrivalState, DeliveryState
@@ -66,7 +72,7 @@ def _step(work: Callable[P, T]) -> Callable[P, T]:
     durable = DBOS.step(
         retries_allowed=True, max_attempts=8, interval_seconds=0.5, backoff_rate=2.0, should_retry=_is_passing
     )
-    return durable(without_values(work))
+    return durable(without_values(fresh(work)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +173,9 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _begin(self, arrival_id: int, attempt: int) -> list[int] | None:
         arrivals = self._parts.arrivals
-        if self._parts.find_route(arrivals.get(arrival_id)) is None:
+        arrival = arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
+        if self._parts.find_route(arrival) is None:
             log.warning("Series waits for a route", extra={"arrival": arrival_id})
             return None
         try:
@@ -196,6 +204,7 @@ class Workflows(DBOSConfiguredInstance):
     def _follow(self, instance_id: int) -> None:
         arrivals = self._parts.arrivals
         stored = arrivals.instance(instance_id)
+        follow(stored.study_instance_uid)
         arrival = arrivals.get(stored.arrival_id)
         route = self._parts.find_route(arrival)
         if arrival.state is not ArrivalState.FOLLOWING or arrivals.attempts_at(instance_id) is None or route is None:
@@ -213,7 +222,7 @@ class Workflows(DBOSConfiguredInstance):
                     # Measured to its end, written file and all; and it can't leave, as no row knows it.
                     self._parts.enhancer.discard(derived)
                     derived = None
-                self._decide(instance_id, record, derived)
+                self._decide(instance_id, record, derived, route)
         self._counted.discard(instance_id)
 
     def _count(self, instance_id: int) -> int:
@@ -234,6 +243,7 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _end_following(self, arrival_id: int) -> str:
         arrival = self._parts.arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
         route = self._parts.find_route(arrival)
         if arrival.state is not ArrivalState.FOLLOWING or route is None:
             return arrival.state.value
@@ -246,6 +256,7 @@ class Workflows(DBOSConfiguredInstance):
     def _enhance(self, instance_id: int) -> None:
         arrivals = self._parts.arrivals
         stored = arrivals.instance(instance_id)
+        follow(stored.study_instance_uid)
         arrival = arrivals.get(stored.arrival_id)
         if arrival.state is not ArrivalState.ENHANCING:
             return  # the deadline concluded it
@@ -266,11 +277,13 @@ class Workflows(DBOSConfiguredInstance):
                 if record.reason == LATE and route.late is Late.FOLLOW:
                     arrivals.postpone(instance_id)
                 else:
-                    self._decide(instance_id, record, derived)
+                    self._decide(instance_id, record, derived, route)
             fault_point("image.decided")
         self._counted.discard(instance_id)
 
-    def _decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None) -> None:
+    def _decide(
+        self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None, route: RouteSettings
+    ) -> None:
         try:
             is_kept = self._parts.arrivals.decide(instance_id, record, derived)
         except LedgerUnavailable as error:
@@ -279,7 +292,18 @@ class Workflows(DBOSConfiguredInstance):
             if derived is not None and not error.may_be_committed:
                 self._parts.enhancer.discard(derived)
             raise
-        if derived is not None and not is_kept:
+        if is_kept:
+            measure_image(route.name, record)
+            begun_ns = time.time_ns() - int((record.total_s or 0.0) * 1e9)
+            emit(
+                "enhance",
+                begun_ns,
+                instance=instance_id,
+                route=route.name,
+                decision=record.decision.value,
+                cause=record.cause.value,
+            )
+        elif derived is not None:
             self._parts.enhancer.discard(derived)
 
     def _times(self, arrival: Arrival, route: RouteSettings) -> Times:
@@ -291,6 +315,7 @@ class Workflows(DBOSConfiguredInstance):
     @_step
     def _conclude(self, arrival_id: int) -> str:
         arrival = self._parts.arrivals.get(arrival_id)
+        follow(arrival.study_instance_uid)
         if arrival.state is not ArrivalState.ENHANCING:
             return arrival.state.value
         if self._parts.find_route(arrival) is None:
@@ -359,8 +384,15 @@ class Workflows(DBOSConfiguredInstance):
             late=late,
             report=report,
         )
+        self._measure_conclusion(arrival, route, is_late=late is not None)
         log.info("Series concluded", extra={"arrival": arrival.arrival_id, "state": state.value, "reason": late})
         return state.value
+
+    def _measure_conclusion(self, arrival: Arrival, route: RouteSettings, *, is_late: bool) -> None:
+        if is_late:
+            count(DEADLINES_MISSED, route.name)
+        if arrival.completed_at is not None:
+            observe(STAGE_SECONDS, max(0.0, self._parts.clock() - arrival.completed_at), "enhance")
 
     def _route_of(self, arrival: Arrival) -> RouteSettings:
         route = self._parts.find_route(arrival)
@@ -390,6 +422,7 @@ class Workflows(DBOSConfiguredInstance):
             send_enhanced=Content.ENHANCED in route.send,
             reason=LATE,
         )
+        self._measure_conclusion(arrival, route, is_late=True)
         log.warning("Originals go on, the enhanced images follow", extra={"arrival": arrival.arrival_id})
 
     def release_to_measure(self, arrival: Arrival) -> None:
@@ -420,6 +453,7 @@ class Workflows(DBOSConfiguredInstance):
 
     @_step
     def _take(self, delivery_id: int, attempt: int) -> bool:
+        follow(self._parts.deliveries.study_of(delivery_id))
         try:
             is_taken = self._parts.deliveries.begin(delivery_id, attempt)
         except IllegalTransition as error:
@@ -430,6 +464,8 @@ class Workflows(DBOSConfiguredInstance):
 
     @_step
     def _send(self, delivery_id: int, attempt: int) -> str:
+        follow(self._parts.deliveries.study_of(delivery_id))
+        begun_ns = time.time_ns()
         with self._sending.take(alone=False):
             delivery = self._parts.deliveries.get(delivery_id)
             if delivery.attempts != attempt + 1:
@@ -437,6 +473,15 @@ class Workflows(DBOSConfiguredInstance):
                 log.info("Sent by another worker", extra={"delivery": delivery_id, "attempt": attempt})
                 return delivery.state.value
             state = self._parts.courier.attempt(delivery_id)
+            failure = "" if state is DeliveryState.SENT else state.value
+            emit(
+                "deliver",
+                begun_ns,
+                failure=failure,
+                delivery=delivery_id,
+                destination=delivery.destination,
+                attempt=attempt,
+            )
         fault_point("deliver.settled")
         return state.value
 
@@ -519,14 +564,15 @@ class Workflows(DBOSConfiguredInstance):
 
     def _each(self, arrival: Arrival, act: Callable[[Arrival], None]) -> None:
         """Do something for one arrival, the top of this series: its fault must not keep the originals of others."""
-        try:
-            act(arrival)
-        except IllegalTransition as error:
-            log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
-        except LedgerUnavailable:
-            raise
-        except Exception:
-            log.exception("Nothing of this series went on", extra={"arrival": arrival.arrival_id})
+        with correlated(arrival.study_instance_uid):
+            try:
+                act(arrival)
+            except IllegalTransition as error:
+                log.info("Concluded meanwhile", extra={"arrival": arrival.arrival_id, "reason": str(error)})
+            except LedgerUnavailable:
+                raise
+            except Exception:
+                log.exception("Nothing of this series went on", extra={"arrival": arrival.arrival_id})
 
     def restart_ended(self) -> None:
         """Take up what a failed workflow left in the middle.

@@ -84,7 +84,7 @@ def security(settings: Settings) -> Section:
                             ("Network Address Management Profiles", "no"),
                             ("Time Synchronization Profiles", "no: the clock is the operating system's"),
                             ("Application Configuration Management Profiles", "no"),
-                            ("Audit Trail Message Format and Transmission", "no"),
+                            ("Audit Trail Message Format and Transmission (A.5, A.6, A.7)", _audit(settings)),
                         ),
                     ),
                 ),
@@ -100,7 +100,7 @@ def security(settings: Settings) -> Section:
                             "An Error Comment of a peer is not kept, as it may quote an attribute.",
                             "Every change of state is recorded in the ledger with its time and reason. The record is "
                             "not "
-                            "an audit trail in the sense of PS3.15.",
+                            "an audit trail in the sense of PS3.15; for that there is `[audit]`.",
                         )
                     ),
                 ),
@@ -139,6 +139,11 @@ def _connections(settings: Settings) -> Iterator[tuple[str, ...]]:
             over = ", over TLS" if source.commitment.tls.enabled else ""
             to = f"source {code(source.name)}"
             yield "this node", to, code(source.commitment.port), f"reports of Storage Commitment{over}"
+    if settings.metrics.port:
+        here = f"this node, address {code(settings.metrics.bind)}"
+        yield "monitoring", here, code(settings.metrics.port), "HTTP: metrics and health"
+    if settings.audit.enabled and settings.audit.host:
+        yield "this node", "the audit record repository", code(settings.audit.port), "audit messages by syslog"
 
 
 def _requires_tls(settings: Settings, name: str) -> bool:
@@ -148,6 +153,15 @@ def _requires_tls(settings: Settings, name: str) -> bool:
         and (entry.commitment.report_tls == "required" or bool(entry.commitment.report_certificates))
         for entry in settings.dicom_destinations
     )
+
+
+def _audit(settings: Settings) -> str:
+    audit = settings.audit
+    if not audit.enabled:
+        return "yes, and off in these settings (`[audit]`)"
+    where = {"tls": "syslog over TLS (RFC 5425)", "udp": "syslog over UDP (RFC 5426)"}[audit.transport]
+    patients = "with Patient ID" if audit.patients else "without Patient ID, which the messages' tables ask for"
+    return f"yes: {where if audit.host else 'a local file alone'}, {patients}"
 
 
 def _in_these_settings(settings: Settings) -> str:

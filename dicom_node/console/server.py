@@ -17,7 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from config.settings import ConsoleSettings, Settings
-from dicom_node.app import heartbeat, machine_of, only_one, stop_event
+from dicom_node.app import heartbeat, ledger_check, machine_alone, machine_of, only_one, stop_event
+from dicom_node.audit import audited
 from dicom_node.console.application import create_app, guard_app
 from dicom_node.console.passwords import hash_password, make_password
 from dicom_node.errors import LedgerUnavailable
@@ -26,6 +27,8 @@ from dicom_node.ledger.console_users import UserLedger
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.settings_changes import SettingsChangeLedger
 from dicom_node.logs import configure_logging
+from dicom_node.observation.health import Health
+from dicom_node.observation.reporting import reporting
 from dicom_node.reloading import Reloader, reload_event
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_OK, EXIT_PORT, StartRefused, State, open_state
 
@@ -40,7 +43,7 @@ _CONNECTIONS: Final = 200
 _GRACE_S: Final = 5
 
 
-def run_console(settings: Settings, file: Path, digest: str) -> int:
+def run_console(settings: Settings, file: Path, digest: str, *, supervised: bool = False) -> int:
     """Run the console until SIGTERM or SIGINT; returns the exit code. SIGHUP has it read its settings `file` again."""
     configure_logging(settings.logging, "console")
     # What uvicorn says of requests is in the audit, and its errors are logged by the page of errors.
@@ -56,7 +59,12 @@ def run_console(settings: Settings, file: Path, digest: str) -> int:
         )
         processes.settings_digest = digest
         app = create_app(state)
-        with heartbeat(state.database, processes):
+        with (
+            heartbeat(state.database, processes),
+            audited(settings, "console"),
+            machine_alone(settings, supervised=supervised),
+            reporting(settings, "console", Health(checks=(ledger_check(state.database),))),
+        ):
             reloader = Reloader(
                 file=file,
                 settings=settings,

@@ -23,6 +23,20 @@ class EnhancementDecision(enum.StrEnum):
     PASSED_THROUGH = "passed_through"
 
 
+class Cause(enum.StrEnum):
+    """Kinds of reasons for a decision, for metrics; the ledger keeps the reason in words."""
+
+    NONE = "none"
+    GUARD = "guard"
+    ROUTE = "route"
+    NO_MODEL = "no_model"
+    DISK = "disk"
+    LATE = "late"
+    UNSUITABLE = "unsuitable"
+    DAMAGED = "damaged"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, kw_only=True)
 class IdleArrival:
     """An open arrival on which no association is open any more."""
@@ -30,6 +44,7 @@ class IdleArrival:
     arrival_id: int
     route: str | None
     last_activity_at: float
+    study_instance_uid: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +96,7 @@ class EnhancementRecord:
     inference_s: float | None = None
     total_s: float | None = None
     model_digest: str | None = None
+    cause: Cause = Cause.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +150,18 @@ class ArrivalLedger:
         # Both dialects know a greatest of two, by different names.
         later = case((last_closed > arrival.c.last_received_at, last_closed), else_=arrival.c.last_received_at)
         query = (
-            select(arrival.c.id, arrival.c.route, later.label("last_activity_at"))
+            select(arrival.c.id, arrival.c.study_instance_uid, arrival.c.route, later.label("last_activity_at"))
             .where(arrival.c.state == ArrivalState.OPEN.value, ~still_open)
             .order_by(arrival.c.id)
         )
         with self._database.read() as connection:
             return [
-                IdleArrival(arrival_id=row.id, route=row.route, last_activity_at=row.last_activity_at)
+                IdleArrival(
+                    arrival_id=row.id,
+                    study_instance_uid=row.study_instance_uid,
+                    route=row.route,
+                    last_activity_at=row.last_activity_at,
+                )
                 for row in connection.execute(query)
             ]
 

@@ -11,8 +11,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, or_, select, update
 
 from dicom_node.commitment_failures import COMMITTED, Remedy, describe_failure, remedy_for
-from dicom_node.errors import IllegalTransition, OperationRefused
+from dicom_node.errors import IllegalTransition, LedgerUnavailable, OperationRefused
 from dicom_node.ledger.database import Database, change_state, cut, record_event
+from dicom_node.ledger.deliveries import study_of
 from dicom_node.ledger.schema import (
     commitment_reference,
     commitment_transaction,
@@ -241,6 +242,20 @@ class CommitmentLedger:
                 _change(connection, delivery_id, "drop_commitment", now, "commitment is not asked for any more")
                 dropped.append(delivery_id)
         return dropped
+
+    def study_of(self, delivery_id: int) -> str:
+        """Return the Study Instance UID of a delivery for the log; empty where it can't be found now."""
+        return study_of(self._database, delivery_id)
+
+    def waited_s(self, delivery_id: int) -> float | None:
+        """Return how long a delivery has waited for its commitment, for metrics; None where that can't be found now."""
+        query = select(delivery_commitment.c.since).where(delivery_commitment.c.delivery_id == delivery_id)
+        try:
+            with self._database.read() as connection:
+                since = connection.scalar(query)
+        except LedgerUnavailable:
+            return None
+        return None if since is None else max(0.0, self._database.now() - since)
 
     def is_given_up(self, delivery_id: int) -> bool:
         """Tell whether nobody asks for the commitment of a delivery any more."""

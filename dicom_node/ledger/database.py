@@ -26,6 +26,7 @@ _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 _CREATING = 0x1D05E001
 TAKING_OVER = 0x1D05E002
+ALERTING = 0x1D05E003
 """Locks on the database, by number."""
 
 _SILENCE_S = 1.0

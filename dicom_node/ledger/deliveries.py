@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, false, func, select, update
 
-from dicom_node.errors import IllegalTransition
+from dicom_node.errors import IllegalTransition, LedgerUnavailable
 from dicom_node.ledger.database import Database, change_state, cut
 from dicom_node.ledger.destinations import may_be_sent
 from dicom_node.ledger.schema import arrival, delivery, delivery_item, event, instance
@@ -65,6 +65,20 @@ class DeliveryLine:
     reason: str | None
 
 
+def study_of(database: Database, delivery_id: int) -> str:
+    """Return the Study Instance UID of a delivery for the log; empty where it can't be found now."""
+    query = (
+        select(arrival.c.study_instance_uid)
+        .join(delivery, delivery.c.arrival_id == arrival.c.id)
+        .where(delivery.c.id == delivery_id)
+    )
+    try:
+        with database.read() as connection:
+            return connection.scalar(query) or ""
+    except LedgerUnavailable:
+        return ""
+
+
 # Where an operator leaves a delivery whose attempt is still in work.
 _STOPPED = frozenset({DeliveryState.HELD, DeliveryState.CANCELLED})
 
@@ -82,6 +96,10 @@ class DeliveryLedger:
         if row is None:
             raise IllegalTransition(f"no delivery {delivery_id}")
         return _delivery(row)
+
+    def study_of(self, delivery_id: int) -> str:
+        """Return the Study Instance UID of a delivery for the log; empty where it can't be found now."""
+        return study_of(self._database, delivery_id)
 
     def due(self) -> list[Delivery]:
         """Return the pending deliveries whose time has come, the longest waiting first.

@@ -24,7 +24,7 @@ _made = instance.alias("made")
 # One prefix for each part, since parts have columns of the same names.
 _COLUMNS = {
     "source": INSTANCE_COLUMNS,
-    "record": tuple(enhancement.c[field.name] for field in fields(EnhancementRecord)),
+    "record": tuple(enhancement.c[field.name] for field in fields(EnhancementRecord) if field.name in enhancement.c),
     "made": tuple(_made.c[field.name] for field in fields(DerivedInstance)),
 }
 

@@ -420,3 +420,36 @@ console_audit = Table(
     Index("console_audit_at", "at"),
     Index("console_audit_action", "action"),
 )
+
+# What an operator has to look after, as long as it lasts, and for a while after.
+alarm = Table(
+    "alarm",
+    metadata,
+    _key(),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(255), nullable=False),
+    Column("machine", String(253), nullable=False),  # that sees it; empty where every machine does
+    Column("sentence", String(1024), nullable=False),
+    Column("since", _Time, nullable=False),
+    Column("seen_at", _Time, nullable=False),
+    Column("resolved_at", _Time),
+    Index("alarm_resolved", "resolved_at"),
+)
+
+# What is told of alarms, and to whom: an outbox.
+alert_message = Table(
+    "alert_message",
+    metadata,
+    _key(),
+    Column("alert", String(64), nullable=False),  # name in the settings
+    Column("alarm_id", _Key, ForeignKey("alarm.id"), nullable=False),
+    Column("event", String(16), nullable=False),  # raised | reminder | resolved
+    Column("sentence", String(1024), nullable=False),
+    Column("created_at", _Time, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", _Time),  # empty: it was sent, or given up
+    Column("sent_at", _Time),
+    Column("reason", String(1024)),
+    Index("alert_message_due", "next_attempt_at"),
+    Index("alert_message_alarm", "alarm_id"),
+)

@@ -29,7 +29,10 @@ def test_a_dead_and_a_slow_pacs_delay_no_other_and_get_everything_later(tmp_path
             destination("dead", dead_port, **BREAKER),
         ]
         with RunningNode(
-            tmp_path / "node", destinations=destinations, routes=default_routes("good", "slow", "dead")
+            tmp_path / "node",
+            destinations=destinations,
+            routes=default_routes("good", "slow", "dead"),
+            alarms={"destination_down_s": 0},
         ) as node:
             for one in series:
                 node.send(*one)

@@ -255,6 +255,7 @@ class Cluster:
                     "receiver": {"min_free_mb": 16, "network_timeout_s": 15},
                     "storage": dict(storage or {"folder": str(folder / "objects")}),
                     "model": {"threads": 1, "device": "cpu"},
+                    "metrics": {"port": 0},
                     "sources": [{"name": "xray", "ae_titles": [CALLING], "hosts": ["127.0.0.0/8"]}],
                     "destinations": [destination("pacs", pacs_port)],
                     "routes": default_routes("pacs"),

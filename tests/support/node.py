@@ -114,6 +114,8 @@ class RunningNode:
             "routes": list(routes) if routes is not None else default_routes(*names),
             "console": {"enabled": False, **tables.pop("console", {})},
             "model": {"threads": 2, "device": "cpu", **tables.pop("model", {})},
+            # Many nodes run at once in the suite, and each test that wants the listener names a port.
+            "metrics": {"port": 0, **tables.pop("metrics", {})},
             **tables,
         }
         folder.mkdir(parents=True, exist_ok=True)

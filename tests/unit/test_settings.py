@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from config.conditions import Range
 from config.example import INNER, LISTS, render_example, render_reference
 from config.loading import InvalidSettings, load_settings, parse_settings
+from config.observation import AlertSettings
 from config.settings import CommitmentSettings, Content, PeerTlsSettings, Settings, SourceCommitmentSettings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -171,7 +172,9 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     # What is off by default has its table behind it, which would switch it on.
     text, off = render_example(), re.compile(r"# (\[(?:sources|destinations)\.commitment(?:\.tls)?\]\n)((?:#.*\n)+)")
     assert len(off.findall(text)) == 3
-    lines = off.sub("", text).splitlines()
+    nobody = re.compile(r"# \[\[alerts\]\]\n((?:#.*\n)+)")
+    (alert,) = nobody.findall(text)
+    lines = nobody.sub("", off.sub("", text)).splitlines()
     uncommented = [line[2:] if line.startswith("# ") and _is_setting(line[2:]) else line for line in lines]
     file.write_text("\n".join(line for line in uncommented if not line.endswith(" =")))
     again = load_settings(file)
@@ -185,6 +188,9 @@ def test_the_example_is_valid_and_its_comments_show_the_defaults(tmp_path: Path)
     assert len(tables["destinations.commitment"]) == 10
     assert PeerTlsSettings.model_validate(tables["sources.commitment.tls"]) == PeerTlsSettings()
     assert len(tables["sources.commitment.tls"]) == 4
+    shown = tomllib.loads(re.sub(r"(?m)^# (?=[a-z_]+ = )|^#.*\n|^$", "", alert))
+    needed = {"name": "pager", "kind": "webhook", "url": "http://host/"}
+    assert AlertSettings.model_validate({**shown, **needed}) == AlertSettings.model_validate(needed)
 
 
 def _is_setting(line: str) -> bool:

@@ -44,7 +44,8 @@ def test_a_series_without_a_route_is_not_begun_and_none_of_its_images_is_decided
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arrivals = Mock()
-    arrivals.get.return_value = Mock(state=ArrivalState.ENHANCING)
+    arrivals.get.return_value = Mock(state=ArrivalState.ENHANCING, study_instance_uid="1.2")
+    arrivals.instance.return_value = Mock(study_instance_uid="1.2")
     deliveries = Mock(due=list, in_state=lambda *_: [])
     monkeypatch.setattr("dicom_node.workflows.DBOSConfiguredInstance.__init__", lambda *_: None)
     workflows = cast(

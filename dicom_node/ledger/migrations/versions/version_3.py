@@ -1,4 +1,4 @@
-"""Settings that change while the node runs, and the console: who changed what, studies to search, users, their acts."""
+"""Settings that change while the node runs, and the console: changes, studies to search, users, acts, alarms."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def upgrade() -> None:
     _add_indexes()
     _add_studies()
     _add_users()
+    _add_alarms()
 
 
 def _add_settings_changes() -> None:
@@ -121,4 +122,34 @@ def _add_users() -> None:
         sa.Column("reason", sa.String(1024)),
         sa.Index("console_audit_at", "at"),
         sa.Index("console_audit_action", "action"),
+    )
+
+
+def _add_alarms() -> None:
+    op.create_table(
+        "alarm",
+        sa.Column("id", KEY, primary_key=True, autoincrement=True),
+        sa.Column("kind", sa.String(32), nullable=False),
+        sa.Column("subject", sa.String(255), nullable=False),
+        sa.Column("machine", sa.String(253), nullable=False),
+        sa.Column("sentence", sa.String(1024), nullable=False),
+        sa.Column("since", TIME, nullable=False),
+        sa.Column("seen_at", TIME, nullable=False),
+        sa.Column("resolved_at", TIME),
+        sa.Index("alarm_resolved", "resolved_at"),
+    )
+    op.create_table(
+        "alert_message",
+        sa.Column("id", KEY, primary_key=True, autoincrement=True),
+        sa.Column("alert", sa.String(64), nullable=False),
+        sa.Column("alarm_id", KEY, sa.ForeignKey("alarm.id"), nullable=False),
+        sa.Column("event", sa.String(16), nullable=False),
+        sa.Column("sentence", sa.String(1024), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("next_attempt_at", TIME),
+        sa.Column("sent_at", TIME),
+        sa.Column("reason", sa.String(1024)),
+        sa.Index("alert_message_due", "next_attempt_at"),
+        sa.Index("alert_message_alarm", "alarm_id"),
     )
