@@ -53,9 +53,15 @@ class Department:
 
     def commit(self, uid: str) -> None:
         """Let the PACS report that it has committed a study, as soon as it was asked."""
-        self.wait_for(uid, "committing")
-        asked = self.pacs.wait_for(len(self.pacs.asked) - 1)
+        ((transaction,),) = self.node.wait_for_rows(
+            "SELECT transaction_uid FROM commitment_transaction "
+            "JOIN delivery ON delivery.id = commitment_transaction.delivery_id "
+            "JOIN arrival ON arrival.id = delivery.arrival_id "
+            f"WHERE arrival.study_instance_uid = '{uid}' AND commitment_transaction.state = 'requested'"
+        )
+        (asked,) = [one for one in self.pacs.asked if one.transaction_uid == transaction]
         assert bring_report(self.node.port, report_dataset(asked.transaction_uid, asked.instances)) == 0x0000
+        self.wait_for(uid, "committed")
 
     @contextmanager
     def window(self, user: str, **options: object) -> Iterator[Window]:
@@ -122,7 +128,6 @@ def test_a_study_is_followed_from_its_arrival_to_its_commitment(department: Depa
         noise = [float(text) for text in page.locator("td.number").all_inner_texts()[:2]]
         assert noise[0] > noise[1] > 0
         department.commit(uid)
-        department.wait_for(uid, "committed")
         page.reload()
         assert "pacs has committed it" in page.locator(".timeline").inner_text()
         assert "1 of 1 committed" in page.locator("#deliveries").inner_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import struct
 import time
@@ -30,6 +31,7 @@ HEADER = DatasetHeader(
     series_instance_uid="1.2.3.1",
     modality="CT",
 )
+WITH_PATIENT = dataclasses.replace(HEADER, patient_id=b"TEST")
 
 
 def nested_data_set(syntax: str, *, undefined_length: bool) -> bytes:
@@ -75,7 +77,7 @@ def test_undefined_length_of_unknown_vr_holds_implicit_little_endian_items() -> 
     unknown += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     whole = data_set()
     cut = whole.index(struct.pack("<HH", 0x0010, 0x0020))
-    assert scan_header(whole[:cut] + unknown + whole[cut:], EXPLICIT, is_whole=True) == HEADER
+    assert scan_header(whole[:cut] + unknown + whole[cut:], EXPLICIT, is_whole=True) == WITH_PATIENT
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN])
@@ -84,7 +86,7 @@ def test_every_beginning_is_enough_or_asks_for_more(syntax: str) -> None:
     answers = [scan_header(encoded[:n], syntax, is_whole=False) for n in range(len(encoded) + 1)]
     first = next(n for n, answer in enumerate(answers) if answer is not None)
     assert all(answer is None for answer in answers[:first])
-    assert all(answer == HEADER for answer in answers[first:])
+    assert all(answer == WITH_PATIENT for answer in answers[first:])
     assert first < len(encoded)
 
 
@@ -255,6 +257,6 @@ def test_an_identifier_that_is_there_twice_must_be_the_same() -> None:
     encoded = data_set()
     cut = encoded.index(struct.pack("<HH", 0x0008, 0x0060))
     same, other = (element(0x0008, 0x0018, b"UI", uid) for uid in (b"1.2.3.4", b"1.2.3.5"))
-    assert scan_header(encoded[:cut] + same + encoded[cut:], EXPLICIT, is_whole=True) == HEADER
+    assert scan_header(encoded[:cut] + same + encoded[cut:], EXPLICIT, is_whole=True) == WITH_PATIENT
     with pytest.raises(UnparsableDataset, match="twice"):
         scan_header(encoded[:cut] + other + encoded[cut:], EXPLICIT, is_whole=True)
