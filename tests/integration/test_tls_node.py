@@ -66,7 +66,8 @@ def test_a_node_asks_reports_and_revokes_over_tls_while_it_runs(tmp_path: Path) 
     authority = Authority(tmp_path / "ca")
     pairs = {name: authority.sign(name) for name in ("node", "pacs", "xray1")}
     (image,) = write_radiographs(tmp_path / "in", 1)
-    uid = read_part10(image).sop_instance_uid
+    sent = read_part10(image)
+    uid, sop_class = sent.sop_instance_uid, sent.sop_class_uid
     crl, port = authority.write_list(tmp_path / "lists.pem"), find_free_port()
     peer = called(authority, None, crl=str(crl))
     tls = {**called(authority, pairs["node"]), "port": port, "crl": str(crl)}
@@ -84,14 +85,14 @@ def test_a_node_asks_reports_and_revokes_over_tls_while_it_runs(tmp_path: Path) 
         ) as node:
             assert node.send(image).returncode == 0
             ours = calling(authority, pairs["xray1"])
-            assert modality.ask(port, "2.25.1", uid, context=ours) == 0x0000
+            assert modality.ask(port, "2.25.1", uid, sop_class=sop_class, context=ours) == 0x0000
             asked = pacs.wait_for(0)
             report = report_dataset(asked.transaction_uid, asked.instances)
             assert bring_report(port, report, context=calling(authority, pairs["pacs"])) == 0x0000
             wait_until(lambda: bool(modality.reports), timeout_s=60, what="the report to the modality")
             assert modality.reports[0].committed == (uid,)
             authority.write_list(crl, "xray1")
-            assert modality.ask(port, "2.25.2", uid, context=ours) is None
+            assert modality.ask(port, "2.25.2", uid, sop_class=sop_class, context=ours) is None
             reasons = [one["reason"] for one in node.command("status")["rejections"]]
             assert any("its certificate was revoked" in reason for reason in reasons), reasons
             lists = [one for one in node.command("status")["certificates"] if one["what"] == "crl"]
