@@ -120,7 +120,9 @@ def alarms(status: NodeStatus, standings: Sequence[DestinationLine]) -> list[dic
     for name, counts in status.deliveries.items():
         if number := sum(counts.get(state.value, 0) for state in DEAD_LETTERS):
             what = "delivery" if number == 1 else "deliveries"
-            sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name}"
+            sentence = (
+                f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name} -c FILE"
+            )
             found.append({"alarm": "dead_letter", "destination": name, "sentence": sentence})
     return found
 
