@@ -21,9 +21,8 @@ def sentences(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             yield "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in inside | documents:
-                yield node.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside | documents:
+            yield node.value
 
 
 def test_every_command_that_is_advised_can_be_typed() -> None:
