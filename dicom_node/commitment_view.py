@@ -76,7 +76,7 @@ def show_lines(console: Console, lines: Sequence[CommitmentLine], now: float) ->
     """Print what `dicom-node commitment list` found."""
     for line in lines:
         if line.is_given_up:
-            wait = ", GIVEN UP: dicom-node commitment ask"
+            wait = f", GIVEN UP: dicom-node commitment ask {line.delivery_id} -c FILE"
         elif line.next_request_at is not None:
             wait = f", asked again in {max(0.0, line.next_request_at - now):.0f} s"
         else:

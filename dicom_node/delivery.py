@@ -189,9 +189,13 @@ class Courier:
             log.error("A stored object can't be sent", extra=facts)
             # A file that is gone or can't be read may be back when the folder or the disk is; other bytes stay wrong.
             is_damaged = examined.finding is Finding.DAMAGED
-            remedy = "send it again from the modality, then dicom-node queue retry" if is_damaged else "is tried again"
+            remedy = (
+                f"send it again from the modality, then dicom-node queue retry {delivery_id} -c FILE"
+                if is_damaged
+                else "is tried again"
+            )
             if is_damaged and pending.is_derived:
-                remedy = "dicom-node queue resend-original sends the original instead"
+                remedy = f"dicom-node queue resend-original {delivery_id} -c FILE sends the original instead"
             note(
                 ItemOutcome(
                     instance_id=pending.instance_id,

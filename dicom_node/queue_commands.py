@@ -74,7 +74,8 @@ def _selection(
         raise OperationRefused("name deliveries either by number, or by --study, --series and --destination")
     if not named and destination is None:
         raise OperationRefused(
-            "name deliveries by number (`dicom-node queue list`), or by --study UID, --series UID, --destination NAME"
+            "name deliveries by number (`dicom-node queue list -c FILE`), or by --study UID, --series UID, "
+            "--destination NAME"
         )
     for option, uid in (("--study", study), ("--series", series)):
         if uid is not None and not state.deliveries.knows(study=study, series=series):

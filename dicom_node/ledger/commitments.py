@@ -469,7 +469,8 @@ class CommitmentLedger:
             ).one_or_none()
             if row is None or row.state not in _open_states or row.destination not in destinations:
                 raise OperationRefused(
-                    f"delivery {delivery_id} waits for no commitment; `dicom-node commitment list` shows which do"
+                    f"delivery {delivery_id} waits for no commitment; "
+                    "`dicom-node commitment list -c FILE` shows which do"
                 )
             changed = connection.execute(
                 update(delivery_commitment)

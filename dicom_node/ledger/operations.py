@@ -173,7 +173,9 @@ class OperationLedger:
             select(delivery.c.arrival_id, delivery.c.destination, delivery.c.part).where(delivery.c.id == delivery_id)
         ).one_or_none()
         if row is None:
-            raise OperationRefused(f"there is no delivery {delivery_id}; `dicom-node queue list --all` shows them")
+            raise OperationRefused(
+                f"there is no delivery {delivery_id}; `dicom-node queue list --all -c FILE` shows them"
+            )
         return row.arrival_id, row.destination, row.part
 
     def _change(self, connection: Connection, delivery_id: int, event_name: str, verb: str, reason: str) -> None:

@@ -93,7 +93,7 @@ def _of_deliveries(figures: Figures, settings: Settings, *, known: frozenset[str
             dead[name] = dead.get(name, 0) + number
     for name, number in dead.items():
         what = "delivery" if number == 1 else "deliveries"
-        sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name}"
+        sentence = f"{number} {what} to {name} refused or given up; dicom-node queue list --destination {name} -c FILE"
         yield Alarm(kind=AlarmKind.DEAD_LETTER, subject=name, sentence=sentence)
     for name, at in figures.heartbeats.items():
         silent_s = figures.at - at

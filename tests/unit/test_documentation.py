@@ -80,7 +80,7 @@ def test_every_decision_is_in_the_list() -> None:
 def test_the_site_builds_without_a_broken_link_and_asks_nobody(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed (extra docs)")
     # Strict: a link or an anchor that leads nowhere is an error.
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--config-file", ROOT / ".mkdocs.yml"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", ROOT / ".mkdocs.yml"]
     result = subprocess.run(
         [*command, "--site-dir", tmp_path],
         capture_output=True,
