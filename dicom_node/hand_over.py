@@ -41,7 +41,7 @@ def hand_over(
         And the errors of the engine's database; then others take over what is left when they miss this worker.
     """
     for instance_id in counted:
-        arrivals.give_back_attempt(instance_id)
+        arrivals.postpone(instance_id)
     given = 0
     for workflow in client.list_workflows(status="PENDING", executor_id=executor, load_input=False, load_output=False):
         if workflow.workflow_id.startswith(_DELIVERIES):

@@ -284,7 +284,7 @@ class ArrivalLedger:
             return False
 
     def postpone(self, instance_id: int) -> None:
-        """Take back an attempt at an image that was given up for the deadline: nothing went wrong with it."""
+        """Take back an attempt that the deadline or a stop of the worker cut short: nothing went wrong with the image."""
         with self._database.write() as connection:
             connection.execute(
                 update(enhancement)
@@ -349,19 +349,6 @@ class ArrivalLedger:
                     insert(enhancement), {"instance_id": instance_id, "attempts": 1, "at": self._database.now()}
                 )
             return attempts
-
-    def give_back_attempt(self, instance_id: int) -> None:
-        """Take back the attempt at an image that was stopped in order: it has ended no process."""
-        with self._database.write() as connection:
-            connection.execute(
-                update(enhancement)
-                .where(
-                    enhancement.c.instance_id == instance_id,
-                    enhancement.c.decision.is_(None),
-                    enhancement.c.attempts > 0,
-                )
-                .values(attempts=enhancement.c.attempts - 1)
-            )
 
     def decide(self, instance_id: int, record: EnhancementRecord, derived: DerivedInstance | None = None) -> bool:
         """Write what became of an image, once; False if that was decided before (e.g. by the deadline)."""

@@ -8,22 +8,13 @@ import pytest
 
 from dicom_node.fault_points import FAULT_POINTS
 from tests.resilience.report import SCENARIOS, render, run
-from tests.support.balancer import requires_haproxy
-from tests.support.database_outages import DATABASE_OUTAGES
 from tests.support.dcmtk_peers import run_dcmtk
 from tests.support.department import DEPARTMENT, plan_day
-from tests.support.disk_errors import DISK_ERRORS
-from tests.support.disk_faults import requires_compiler
-from tests.support.handing_over import HAND_OVER
 from tests.support.kill_matrix import Kill, all_kills, run_kills
-from tests.support.locked_databases import LOCKED_DATABASES
 from tests.support.many_associations import run_many
-from tests.support.namespaces import requires_namespaces
-from tests.support.networked_cluster import NAMESPACES
 from tests.support.pdu_faults import run_pdu_faults
 from tests.support.pdu_proxy import Action, all_faults
 from tests.support.peers import requires_dcmtk
-from tests.support.postgres import requires_postgres
 from tests.support.random_kills import run_random_kills
 from tests.support.scenarios import Result, Scenario
 from tests.support.status_answers import run_statuses
@@ -58,37 +49,6 @@ def test_killed_at_random_moments_the_node_loses_nothing(tmp_path: Path) -> None
 
 def test_no_unforeseen_error_ends_a_process_or_holds_up_an_object(tmp_path: Path) -> None:
     result = run_errors(tmp_path)
-    assert result.ok, result
-
-
-@requires_compiler
-def test_whichever_call_to_the_disk_fails_the_answer_is_right(tmp_path: Path) -> None:
-    result = DISK_ERRORS.run(tmp_path, 0.0)
-    assert result.ok, result
-
-
-def test_locked_databases_are_waited_for_and_nothing_is_acknowledged_meanwhile(tmp_path: Path) -> None:
-    result = LOCKED_DATABASES.run(tmp_path, 0.0)
-    assert result.ok, result
-
-
-@requires_postgres
-def test_a_database_that_crashes_or_falls_silent_stops_everybody_and_nobody_for_good(tmp_path: Path) -> None:
-    result = DATABASE_OUTAGES.run(tmp_path, 0.0)
-    assert result.ok, result
-
-
-@requires_postgres
-def test_a_worker_that_is_stopped_gives_its_work_to_another(tmp_path: Path) -> None:
-    result = HAND_OVER.run(tmp_path, 0.0)
-    assert result.ok, result
-
-
-@requires_postgres
-@requires_haproxy
-def test_hosts_of_a_network_that_are_killed_or_cut_off_lose_nothing(tmp_path: Path) -> None:
-    requires_namespaces()
-    result = NAMESPACES.run(tmp_path, 0.0)
     assert result.ok, result
 
 
