@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.commitment_jobs import CommitmentJobs
 from dicom_node.disk_care import DiskCare
+from dicom_node.engine_history import forget_ended
 from dicom_node.errors import NodeError
 from dicom_node.fault_points import fault_point
 from dicom_node.instance_store import InstanceStore
@@ -119,6 +120,7 @@ def schedule_jobs(scheduler: BaseScheduler, housekeeping: Housekeeping, pulse: P
         ("probes", housekeeping.standing.probe, 1.0),
         ("failover", housekeeping.standing.give_up_and_turn, 5.0),
         ("retention", housekeeping.purge, 600.0),
+        ("the engine's history", lambda: forget_ended(housekeeping.database.now()), 3600.0),
         *housekeeping.care.jobs,
         *commitment,
     ):

@@ -153,7 +153,7 @@ def _show(
     for name, count in waiting.items():
         print(
             f"{count} {'delivery waits' if count == 1 else 'deliveries wait'} for {name}, not in the settings now: "
-            f"add it again, or dicom-node queue reroute --destination {name} --to OTHER"
+            f"add it again, or dicom-node queue reroute --destination {name} --to OTHER -c FILE"
         )
     if behind:
         print(f"Not taken yet by {', '.join(process.name for process in behind)}: see their log, or ask again.")

@@ -49,7 +49,7 @@ def upgrade_command(
 
 def _sentence(done: Upgrade, *, check: bool) -> str:
     if done.found is None:
-        return "There is no ledger yet; `dicom-node run` makes one."
+        return "There is no ledger yet; `dicom-node run -c FILE` makes one."
     if not done.is_needed:
         return f"The ledger has schema version {done.found}, which this program needs: nothing to do."
     if check:

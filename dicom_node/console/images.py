@@ -91,7 +91,7 @@ def open_image(store: InstanceStore, image: KeptImage | None) -> Iterator[Part10
         except (FileNotFoundError, UnknownObject) as error:
             raise NoImage(
                 "The object is missing in the instance store although the ledger says that it is there. "
-                "`dicom-node verify --deep` tells what else is missing."
+                "`dicom-node verify --deep -c FILE` tells what else is missing."
             ) from error
         except UnsupportedPixels as error:
             raise NoImage(f"The pixels can't be shown: {error}.") from error
@@ -153,7 +153,7 @@ def _why_gone(image: KeptImage) -> str:
     )
     if image.state is InstanceState.QUARANTINED:
         reason = f": {image.left_because}" if image.left_because else ""
-        return f"The object was set apart in quarantine{when}{reason}. `dicom-node verify` names its file."
+        return f"The object was set apart in quarantine{when}{reason}. `dicom-node verify -c FILE` names its file."
     return (
         f"The object was deleted{when}, after every destination had it (settings: [retention]). "
         "It can be looked at there."

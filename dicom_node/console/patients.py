@@ -43,7 +43,7 @@ def read_patient(store: InstanceStore, key: str | None) -> PatientFacts:
                 study_date=_date(header, "StudyDate"),
             )
     except (OSError, UnsupportedPixels, UnknownObject, StoreUnavailable):
-        return PatientFacts(missing="the object can't be read now; dicom-node verify --deep says more")
+        return PatientFacts(missing="the object can't be read now; dicom-node verify --deep -c FILE says more")
 
 
 def _text(header: Dataset, keyword: str) -> str:

@@ -181,7 +181,7 @@ def _tls_context(console: ConsoleSettings) -> ssl.SSLContext:
         _load(context, console)
     except (OSError, ValueError) as error:
         raise StartRefused(
-            f"console.certificate can't be used ({error}): `dicom-node check` says why", EXIT_FOUND_FAULTS
+            f"console.certificate can't be used ({error}): `dicom-node check -c FILE` says why", EXIT_FOUND_FAULTS
         ) from error
     return context
 

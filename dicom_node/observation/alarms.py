@@ -104,7 +104,7 @@ def _of_deliveries(figures: Figures, settings: Settings, *, known: frozenset[str
             yield Alarm(kind=AlarmKind.PROCESS_DOWN, subject=name, sentence=sentence)
     for name, number in figures.given_up.items():
         what = "delivery" if number == 1 else "deliveries"
-        sentence = f"{number} {what} to {name} not committed in time, the objects stay; dicom-node commitment list"
+        sentence = f"{number} {what} to {name} not committed in time, objects stay; dicom-node commitment list -c FILE"
         yield Alarm(kind=AlarmKind.NO_COMMITMENT, subject=name, sentence=sentence)
 
 
@@ -125,7 +125,7 @@ def _of_series(figures: Figures, settings: Settings) -> Iterator[Alarm]:
         yield Alarm(kind=AlarmKind.NO_ROUTE, subject="", sentence=sentence)
     if figures.damaged:
         what = "stored object is" if figures.damaged == 1 else "stored objects are"
-        sentence = f"{figures.damaged} {what} missing, damaged or unreadable; dicom-node status names them"
+        sentence = f"{figures.damaged} {what} missing, damaged or unreadable; dicom-node status -c FILE names them"
         yield Alarm(kind=AlarmKind.OBJECT_DAMAGED, subject="", sentence=sentence)
     if _is_share(figures.guarded, figures.judged, limits.guard_images, limits.guard_percent):
         sentence = (

@@ -77,7 +77,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 title="Alarms",
-                meaning="What an operator has to look after; dicom-node status says it in words.",
+                meaning="What an operator has to look after; dicom-node status -c FILE says it in words.",
                 queries=(Query(expr=_latest(m.ALARMS, "alarm", "subject"), legend="{{alarm}} {{subject}}"),),
                 kind="table",
                 width=12,
