@@ -258,7 +258,7 @@ class ArrivalLedger:
             return False
 
     def postpone(self, instance_id: int) -> None:
-        """Take back an attempt that the deadline or a stop of the worker cut short: nothing went wrong with the image."""
+        """Take back an attempt at an image that the deadline, or a stop, cut short: nothing went wrong with it."""
         with self._database.write() as connection:
             connection.execute(
                 update(enhancement)
