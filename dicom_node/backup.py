@@ -30,6 +30,7 @@ from dicom_node.commitment_peers import committing
 from dicom_node.database_copies import copy_sqlite, dump_postgres, sync_file, sync_folder
 from dicom_node.errors import OperationRefused
 from dicom_node.fault_points import fault_point
+from dicom_node.identifiers import KEY_FILE, key_file
 from dicom_node.integrity import Finding, examine
 from dicom_node.ledger import schema
 from dicom_node.ledger.balance import StoredFile
@@ -268,6 +269,10 @@ def _copy_settings(settings: Settings, request: BackupRequest, partial: Path) ->
     kept = partial / "node.toml"
     kept.touch(mode=0o600)
     shutil.copyfile(request.settings_file, kept)
+    # Without it the studies of the ledger are not found by patient and order any more.
+    if (key := key_file(settings)).exists():
+        (partial / KEY_FILE).touch(mode=0o600)
+        shutil.copyfile(key, partial / KEY_FILE)
     if not request.with_certificates:
         return
     folder = partial / "certificates"

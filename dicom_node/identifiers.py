@@ -62,6 +62,11 @@ class Identifiers:
         return hmac.new(self._key, kind.encode() + b"\0" + value, hashlib.sha256).hexdigest()[:32]
 
 
+def key_file(settings: Settings) -> Path:
+    """Return where the secret key of the node lies."""
+    return settings.node.identifier_key or settings.node.data_dir / KEY_FILE
+
+
 def open_identifiers(settings: Settings) -> Identifiers:
     """Return the hashing of this node; its key is made where there is none.
 
@@ -72,7 +77,7 @@ def open_identifiers(settings: Settings) -> Identifiers:
     ValueError
         If it is too short.
     """
-    path = settings.node.identifier_key or settings.node.data_dir / KEY_FILE
+    path = key_file(settings)
     try:
         return Identifiers(path.read_bytes())
     except FileNotFoundError:

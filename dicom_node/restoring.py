@@ -18,6 +18,7 @@ from dicom_node.commitment_peers import committing
 from dicom_node.database_copies import restore_postgres, sync_file, sync_folder
 from dicom_node.errors import OperationRefused
 from dicom_node.fault_points import fault_point
+from dicom_node.identifiers import KEY_FILE, key_file
 from dicom_node.instance_store import InstanceStore
 from dicom_node.ledger import migrations, schema
 from dicom_node.ledger.database import Database, change_state, ledger_url
@@ -29,7 +30,10 @@ from dicom_node.states import INSTANCE, DeliveryState, InstanceState, ItemState
 _FOREVER = 1e12
 _UNSENT = (DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.HELD.value)
 # What an interrupted restore may have made, besides the folders of the instance store.
-_OURS = ("objects", "quarantine", "incoming", "cache", "ledger.sqlite", "ledger.sqlite.partial", "receiver.lock")
+_OURS = (
+    *("objects", "quarantine", "incoming", "cache", "ledger.sqlite", "ledger.sqlite.partial", "receiver.lock"),
+    KEY_FILE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,7 @@ def restore(
     sync_folder(data_dir)
     with only_one(data_dir, "receiver"):
         count = _restore_objects(open_store(settings), backup, manifest, on_progress)
+        _restore_key(settings, backup / KEY_FILE)
         fault_point("restore.objects")
         if manifest.database == "sqlite":
             _restore_file(backup / "ledger.sqlite", Path(str(make_url(url).database)))
@@ -154,6 +159,15 @@ def _restore_objects(
     return len(names)
 
 
+def _restore_key(settings: Settings, kept: Path) -> None:
+    target = key_file(settings)
+    if not kept.exists() or target.exists():
+        return
+    target.touch(mode=0o600)
+    shutil.copyfile(kept, target)
+    sync_file(target)
+
+
 def _restore_file(source: Path, target: Path) -> None:
     if target.exists():
         raise OperationRefused(f"{target} is there already: move it away, or set another node.database_url")
@@ -172,6 +186,8 @@ def _settle(
     instance, arrival, item = schema.instance, schema.arrival, schema.delivery_item
     # The processes of the node that was backed up; one of them may not be gone for long.
     connection.execute(delete(schema.process))
+    # Who had signed in then may have been locked out since.
+    connection.execute(delete(schema.console_session))
     # All that was still to be sent may have been sent since the backup: it goes last, and a destination that says
     # "duplicate" has it.
     unsent = select(schema.delivery.c.id).where(schema.delivery.c.state.in_(_UNSENT))

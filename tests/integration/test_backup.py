@@ -19,6 +19,7 @@ from dicom_node.backup import BackupRequest, Objects, back_up
 from dicom_node.backup_manifest import faults_of, read_manifest
 from dicom_node.backup_schedule import run_backup
 from dicom_node.errors import OperationRefused
+from dicom_node.identifiers import KEY_FILE, PATIENT, open_identifiers
 from dicom_node.ledger import schema
 from dicom_node.ledger.database import ledger_url
 from dicom_node.ledger.retention import RetentionLedger
@@ -236,6 +237,27 @@ def test_a_backup_overwrites_nothing(file: Path, tmp_path: Path) -> None:
     refused = run("backup", tmp_path / "b", "-c", file)
     assert (refused.returncode, "holds something already" in refused.stderr) == (state.EXIT_USAGE, True)
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["letter.txt"]
+
+
+def test_studies_are_found_by_patient_after_a_restore(file: Path, elsewhere: Path, tmp_path: Path) -> None:
+    before = open_identifiers(load_settings(file)).of_text(PATIENT, "PAT-1")
+    _back_up(file, tmp_path / "backup")
+    assert run("restore", tmp_path / "backup", "-c", elsewhere).returncode == state.EXIT_OK
+    assert open_identifiers(load_settings(elsewhere)).of_text(PATIENT, "PAT-1") == before
+    assert (load_settings(elsewhere).node.data_dir / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_who_was_signed_in_then_signs_in_again(file: Path, elsewhere: Path, tmp_path: Path) -> None:
+    with open_state(load_settings(file)) as opened, opened.database.write() as connection:
+        user = {"subject": "anna", "role": "admin", "sees_patients": False, "disabled": False, "must_change": False}
+        connection.execute(schema.console_user.insert().values(id=1, name="anna", created_at=0.0, **user))
+        session = {"token_hash": "0" * 64, "address": "127.0.0.1", "created_at": 0.0, "seen_at": 0.0}
+        connection.execute(schema.console_session.insert().values(user_id=1, expires_at=1e12, **session))
+    _back_up(file, tmp_path / "backup")
+    assert run("restore", tmp_path / "backup", "-c", elsewhere).returncode == state.EXIT_OK
+    with open_state(load_settings(elsewhere)) as opened, opened.database.read() as connection:
+        assert connection.scalars(schema.console_user.select()).all() == [1]
+        assert connection.execute(schema.console_session.select()).all() == []
 
 
 def test_keys_are_in_a_backup_only_when_somebody_says_so(file: Path, tmp_path: Path) -> None:
