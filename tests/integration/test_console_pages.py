@@ -124,6 +124,9 @@ def test_all_that_fit_are_more_than_one_page_and_no_others(console: Console) -> 
     with console.state.database.write() as connection:
         many = select(delivery.c.id).where(delivery.c.destination == "archive").order_by(delivery.c.id).limit(PAGE + 30)
         connection.execute(update(delivery).where(delivery.c.id.in_(many)).values(state="refused"))
+        others = (delivery.c.destination == "archive") & (delivery.c.state == "sent")
+        # What an act could be done to, and what the filter leaves out.
+        connection.execute(update(delivery).where(others).values(state="held"))
     before = {one.delivery_id for one in console.state.deliveries.dead_letters()}
     client = console.signed_in(RoleName.OPERATOR)
     form = {"act": "cancel", "everything": "true", "show": "refused", "destination": "archive"}
