@@ -73,17 +73,14 @@ def tell(story: StudyStory) -> list[Told]:
     """Return the events of a study as sentences, in their order."""
     series = {part.arrival_id: n for n, part in enumerate(story.series, 1)}
     destinations = {one.delivery_id: one.destination for one in story.deliveries}
-    return [_told(event, series, destinations) for event in story.events if not _is_said_elsewhere(event)]
-
-
-def _is_said_elsewhere(event: StoryEvent) -> bool:
-    # Every derived image has an event of its own beside the decision.
-    return event.subject == "image" and event.event == "decide" and event.to_state == "enhanced"
+    return [_told(event, series, destinations) for event in story.events]
 
 
 def _told(event: StoryEvent, series: Mapping[int, int], destinations: Mapping[int, str]) -> Told:
     times = "1 object" if event.times == 1 else f"{event.times:,} objects"
-    if event.subject == "image" and event.event == "decide":
+    if event.subject == "image" and event.event == "decide" and event.to_state == "enhanced":
+        sentence, mark = "{t} enhanced to measure, and not kept", "plain"
+    elif event.subject == "image" and event.event == "decide":
         sentence, mark = "{t} passed through as " + ("it came" if event.times == 1 else "they came"), "warn"
     else:
         tables = {"series": SERIES, "delivery": DELIVERIES, "image": IMAGES, "hold": HOLDS}

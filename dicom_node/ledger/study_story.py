@@ -347,6 +347,10 @@ def _grouped(rows: Sequence[Any]) -> list[StoryEvent]:
         # What an image was derived from differs for each, and is in the list of images.
         reason = None if row.event == "derive" else row.reason
         last = story[-1] if story else None
+        is_enhanced = (subject, row.event, row.to_state) == ("image", "decide", "enhanced")
+        if is_enhanced and last is not None and (last.subject, last.event) == ("image", "derive"):
+            # It stands beside the event of the derived image; in shadow mode it stands alone.
+            continue
         if (
             last is not None
             and subject == "image"

@@ -119,11 +119,14 @@ def test_what_the_issuer_may_not_say_lets_nobody_in(
     assert console.app.state.access.audit.lines()[0].result == "refused"
 
 
-def test_the_answer_counts_in_the_browser_that_asked_alone(console: Console) -> None:
+def test_the_answer_counts_in_the_browser_that_asked_alone(console: Console, issuer: Issuer) -> None:
     mine, theirs = console.client(), console.client()
     address = to_issuer(theirs)
     to_issuer(mine)
-    assert come_back(mine, address).status_code == 403
+    answer = come_back(mine, address)
+    assert (answer.status_code, "not to this sign-in" in answer.text) == (403, True)
+    # The code of somebody else is not even tried.
+    assert "token" not in issuer.called
     nobody = console.client()
     assert come_back(nobody, to_issuer(theirs)).status_code == 403
 

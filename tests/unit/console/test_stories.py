@@ -46,6 +46,7 @@ def test_events_are_told_with_their_numbers() -> None:
     assert [(one.sentence, one.mark) for one in told] == [
         ("1,200 objects received", "plain"),
         ("1 object passed through as it came", "warn"),
+        ("1 object enhanced to measure, and not kept", "plain"),
         ("Delivery 7: pacs refused something", "bad"),
         ("delivery 7: something new", "plain"),
     ]
