@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, unquote
 
 from config.settings import Settings
 from dicom_node.audit.forwarding import forwarding
@@ -73,7 +74,7 @@ def machine_reporting(
     from dicom_node.observation.alert_watch import AlertWatch
     from dicom_node.observation.machine import MachineView
 
-    database = Database(ledger_url(settings.node.database_url, settings.node.data_dir))
+    database = Database(_of_existing(ledger_url(settings.node.database_url, settings.node.data_dir)))
     view = MachineView(settings, database, expected=expected, restarts=restarts)
     metrics = settings.metrics
     try:
@@ -92,6 +93,13 @@ def machine_reporting(
             yield view
     finally:
         database.close()
+
+
+def _of_existing(url: str) -> str:
+    """Return a URL that opens a ledger and never makes one: that is for the roles, which know how."""
+    path = url.removeprefix("sqlite:///")
+    # SQLAlchemy decodes the path once, and SQLite what follows "file:" once more.
+    return url if path == url else f"sqlite:///file:{quote(quote(unquote(path)))}?mode=rw&uri=true"
 
 
 @contextmanager

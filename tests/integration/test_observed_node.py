@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.support.certificates import Authority
 from tests.support.commitment import MockCommitmentPacs
 from tests.support.modality import ModalityAssociation
 from tests.support.network import EXPLICIT, RawPeer, associate_rq
-from tests.support.node import RunningNode, default_routes, destination
+from tests.support.node import REPOSITORY, RunningNode, default_routes, destination
 from tests.support.peers import LOOPBACK, closed_port, find_free_port, read_part10, wait_until
 from tests.support.radiographs import CT, DX, ROOT, write_radiographs
 from tests.support.sinks import HttpSink
@@ -152,6 +153,13 @@ def test_a_study_can_be_followed_through_the_log_by_its_id_alone(outside: Outsid
     assert uids == {f"{ROOT}.3.1.{number}" for number in (1, 2)} or len(uids) == 2
     other = [record["message"] for record in outside.records(trace_id_of(OTHER_STUDY))]
     assert (other.count("Stored instance"), other.count("Delivered")) == (1, 1)
+
+
+def test_every_key_of_the_log_is_in_the_documents(outside: Outside) -> None:
+    documented = set(re.findall(r"`(\w+)`", (REPOSITORY / "docs" / "logs.md").read_text()))
+    for uid in (STUDY, OTHER_STUDY):
+        for record in outside.records(trace_id_of(uid)):
+            assert set(record) <= documented, set(record) - documented
 
 
 def test_metrics_tell_what_happened(outside: Outside) -> None:

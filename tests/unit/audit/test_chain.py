@@ -166,10 +166,20 @@ def test_several_processes_write_one_chain(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from dicom_node.audit.chain import AuditChain\n"
         "chain = AuditChain(Path(sys.argv[1]), rotate_bytes=2000)\n"
-        "for n in range(40): chain.append(f'<m{n}/>', float(n))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for n in range(100): chain.append(f'<m{n}/>', float(n))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=environment) for _ in range(3)]
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    writers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    # All of them begin at once, however long each took to start.
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
-    assert verify(tmp_path) == (120, [])
+    assert verify(tmp_path) == (300, [])
     assert len(files_of(tmp_path)) > 5

@@ -59,7 +59,9 @@ def test_a_thread_that_is_used_again_forgets_the_study_before() -> None:
     work("1.2.3")
     with pytest.raises(KeyError):
         work("1.2.4", fails=True)
-    work("1.2.5")
+    with correlated("1.2.9"):
+        work("1.2.5")
+        assert current_trace_id() == trace_id_of("1.2.9")
     assert seen == ["", trace_id_of("1.2.3"), "", trace_id_of("1.2.4"), "", trace_id_of("1.2.5")]
     assert current_trace_id() == ""
 
