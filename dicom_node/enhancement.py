@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydicom.dataset import Dataset
 
@@ -32,10 +33,13 @@ from dicom_node.pixel_encoding import FrameWriter, frame_writer
 from dicom_node.pixels import PixelSpec, StoredFrame, domain_of, from_exposure, iter_frames, read_spec, to_exposure
 from dicom_node.precedence import GaveUp, Precedence
 from dicom_node.routing import PASSES_THROUGH
-from model.denoiser import Denoiser
 from model.errors import ModelError
 from model.exposure import DeclaredDose
 from model.memory import return_freed_memory
+
+if TYPE_CHECKING:
+    # It takes PyTorch along, and a worker without one still delivers.
+    from model.denoiser import Denoiser
 
 log = logging.getLogger(__name__)
 

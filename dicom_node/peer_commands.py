@@ -16,7 +16,7 @@ from dicom_node.certificates import expiries
 from dicom_node.command_options import AsJson, ConfigFile, print_json
 from dicom_node.commitment_probing import commitment_probes
 from dicom_node.destinations.kinds import make_destination
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, describe
 from dicom_node.state import EXIT_FOUND_FAULTS, EXIT_OK, open_state
 
 
@@ -46,13 +46,16 @@ def send(
 
 def doctor(config: ConfigFile, as_json: AsJson = False) -> int:
     """Try out this machine and every destination, step by step, without storing anything."""
-    from model.denoiser import Denoiser
     from model.errors import ModelError
 
     settings = load_settings(config)
     node = settings.node
 
     def describe_weights() -> str:
+        try:
+            from model.denoiser import Denoiser
+        except Exception as error:  # whatever a half installed library raises
+            raise ModelError(f"PyTorch can't be imported ({describe(error)}): install the node again") from error
         denoiser = Denoiser.load(settings.model.weights, device="cpu")
         return f"weights {denoiser.name} verified, SHA-256 {denoiser.digest[:12]}"
 

@@ -68,7 +68,6 @@ from dicom_node.standing import StandingWatch
 from dicom_node.state import EXIT_OK, State, open_state
 from dicom_node.states import DeliveryState
 from dicom_node.workflows import WorkflowParts, Workflows
-from model.denoiser import Denoiser
 from model.errors import ModelError
 from model.memory import keep_freed_memory
 
@@ -451,8 +450,15 @@ def _housekeeping(state: State, workflows: Workflows, courier: Courier, processe
 
 
 def load_model(settings: Settings) -> ModelAtHand:
-    """Load the denoiser; without usable weights the originals go on, and every one says why."""
+    """Load the denoiser; without usable weights, or PyTorch, the originals go on, and every one says why."""
     keep_freed_memory()
+    try:
+        # Here and not above: a worker whose PyTorch is broken still delivers, and keeps every deadline.
+        from model.denoiser import Denoiser
+    except Exception as error:  # noqa: BLE001 - whatever a half installed library raises
+        reason = f"PyTorch can't be imported ({describe(error)}): install the node again"
+        log.error("No model: every image is passed through", extra={"reason": reason})
+        return NoModel(reason=f"the model can't be used: {reason}")
     try:
         denoiser = Denoiser.load(
             settings.model.weights,
