@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 
-from config.settings import RouteSettings
+from config.settings import Content, RouteSettings
 from dicom_node.ledger.arrivals import Arrival, StoredInstance
 
 FindRoute = Callable[[StoredInstance], RouteSettings | None]
@@ -27,7 +27,8 @@ class RouteBook:
     """Routes of series in work.
 
     A series keeps the route that took it, as that was then, for as long as the settings have a route of its name: so
-    all images of a series are enhanced alike. Where they have none any more it goes by the one that takes it now.
+    all images of a series are enhanced alike. Where they have none any more it goes by the one that takes it now. A
+    route that sends no enhanced images any more counts at once: somebody may have lost confidence in them.
 
     Parameters
     ----------
@@ -54,11 +55,16 @@ class RouteBook:
         page = self._page
         named = page.by_name.get(arrival.route) if arrival.route is not None else None
         if named is not None:
-            return _as_taken(arrival.route_settings) or named
+            taken = _as_taken(arrival.route_settings)
+            return named if taken is None or not _sends_enhanced(named) else taken
         # A worker with other settings wrote it. Those of this one stay as they are until a reload: once is enough.
         if arrival.arrival_id not in page.found:
             page.found[arrival.arrival_id] = page.find(self._first_instance(arrival.arrival_id))
         return page.found[arrival.arrival_id]
+
+
+def _sends_enhanced(route: RouteSettings) -> bool:
+    return route.enhance and not route.shadow and Content.ENHANCED in route.send
 
 
 @lru_cache(maxsize=1024)

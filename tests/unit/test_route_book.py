@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from unittest.mock import Mock
 
-from config.settings import DicomDestinationSettings, RouteSettings
+import pytest
+
+from config.settings import Content, DicomDestinationSettings, RouteSettings
 from dicom_node.destination_book import DestinationBook
 from dicom_node.ledger.arrivals import Arrival
 from dicom_node.route_book import RouteBook
@@ -42,6 +44,12 @@ def test_a_series_from_before_it_was_written_down_goes_by_the_settings() -> None
     # Likewise one whose route has settings that this version of the program does not know.
     unknown = arrival("chest", MILD).__class__(**{**vars(arrival("chest", MILD)), "route_settings": '{"power": 11}'})
     assert RouteBook([STRONG], lambda _: None, Mock()).route_of(unknown) is STRONG
+
+
+@pytest.mark.parametrize("change", [{"enhance": False}, {"shadow": True}, {"send": (Content.ORIGINAL,)}])
+def test_a_route_that_sends_no_enhanced_images_any_more_counts_at_once(change: dict[str, object]) -> None:
+    stopped = MILD.model_copy(update=change)
+    assert RouteBook([stopped], lambda _: None, Mock()).route_of(arrival("chest", MILD)) is stopped
 
 
 def test_a_series_whose_route_was_removed_goes_by_the_one_that_takes_it_now() -> None:
