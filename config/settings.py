@@ -1024,9 +1024,7 @@ class ConsoleSettings(_Table):
         description="Wrong passwords in a row for one user before each further attempt waits, twice as long each time.",
     )
     max_wait_min: float = Field(15.0, gt=0, le=1440, description="Longest such wait, in minutes.")
-    keep_audit_days: int = Field(
-        3650, ge=1, description="Time that the audit of what users did is kept, in days."
-    )
+    keep_audit_days: int = Field(3650, ge=1, description="Time that the audit of what users did is kept, in days.")
     oidc: OidcSettings = Field(OidcSettings(), description="Sign-in by OpenID Connect.")
 
     @model_validator(mode="after")
