@@ -149,6 +149,8 @@ def _write_settings(folder: Path, port: int, pacs_port: int) -> Path:
         "[node]",
         f"port = {port}",
         'bind = "127.0.0.1"',
+        "[console]",
+        "enabled = false",
         "[[sources]]",
         'name = "mock-modality"',
         f"ae_titles = {toml_value(['XRAY1'])}",

@@ -178,8 +178,9 @@ def test_every_setting_is_there_with_its_meaning() -> None:
             reference = {"$ref": "/DicomDestinationSettings"}
         model = reference["$ref"].rsplit("/", 1)[1]
         for setting, described in schema["$defs"][model]["properties"].items():
-            if setting in TABLES_BELOW and name == "destinations":
-                below = schema["$defs"][TABLES_BELOW[setting].__name__]["properties"]
+            tables_below = {"destinations": TABLES_BELOW, "console": INNER["console"]}.get(name, {})
+            if setting in tables_below:
+                below = schema["$defs"][tables_below[setting].__name__]["properties"]
                 expected |= {(f"{name}.{setting}", key): entry["description"] for key, entry in below.items()}
             else:
                 expected[name, setting] = described["description"]
