@@ -53,6 +53,7 @@ DELIVERIES: Final[Mapping[str, tuple[str, str]]] = {
     "requeue": ("Delivery {n} to {d} is tried again by an operator", "plain"),
     "request_commitment": ("Delivery {n}: {d} was asked to commit", "busy"),
     "commit": ("Delivery {n}: {d} has committed it", "good"),
+    "drop_commitment": ("Delivery {n}: {d} is not asked to commit any more", "plain"),
     "resend": ("Delivery {n}: {d} did not commit all of it; sent again", "warn"),
 }
 IMAGES: Final[Mapping[str, tuple[str, str]]] = {

@@ -16,7 +16,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 
 CHROMIUM = shutil.which("chromium")
 REPOSITORY = Path(__file__).resolve().parents[2]
-AXE = REPOSITORY / "dicom_node" / "console" / "static" / "vendor" / "axe.min.js"
+AXE = REPOSITORY / "build" / "console-assets" / "axe.min.js"
 
 requires_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian package chromium)")
 requires_axe = pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not there: scripts/console-assets makes it")
