@@ -17,7 +17,18 @@ from dicom_node.console.access import Access
 from dicom_node.console.errors import add_error_pages
 from dicom_node.console.guard import guarded
 from dicom_node.console.oidc import OidcSignIn
-from dicom_node.console.pages import account, destinations, overview, queue, routes, settings, sources, studies, users, viewer
+from dicom_node.console.pages import (
+    account,
+    destinations,
+    overview,
+    queue,
+    routes,
+    settings,
+    sources,
+    studies,
+    users,
+    viewer,
+)
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import STATIC, MenuEntry
 from dicom_node.identifiers import try_identifiers

@@ -214,11 +214,9 @@ def test_a_file_is_told_its_route_as_the_command_tells_it_and_is_gone_then(conso
     assert {(line.user, line.subject) for line in lines} == {("operator", None)}
 
 
-def test_what_can_t_be_tested_is_said_and_leaves_no_file(
-    console: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_can_t_be_tested_is_said_and_leaves_no_file(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     client = console.signed_in(RoleName.OPERATOR)
-    for content, said in ((b"no DICOM" * 300_000, "not a DICOM file"), (b"", "choose a DICOM file")):
+    for content, said in ((b"no DICOM" * 300_000, "not a DICOM file"), (b"", "Choose a DICOM file")):
         answer = try_file(client, content)
         assert (answer.status_code, said in answer.text) == (409, True), said
     assert "is no IP address" in try_file(client, image(), calling="XRAY1", host="nowhere").text
