@@ -20,6 +20,7 @@ from dicom_node.console.oidc import OidcSignIn
 from dicom_node.console.pages import (
     account,
     destinations,
+    model,
     overview,
     queue,
     routes,
@@ -42,6 +43,7 @@ ROUTERS: Final[Sequence[APIRouter]] = (
     destinations.router,
     sources.router,
     routes.router,
+    model.router,
     settings.router,
     users.router,
     viewer.router,
@@ -54,6 +56,7 @@ MENU: Final[Sequence[MenuEntry]] = (
     MenuEntry(label="Destinations", path="/destinations", permission=Permission.VIEW),
     MenuEntry(label="Sources", path="/sources", permission=Permission.VIEW),
     MenuEntry(label="Routes", path="/routes", permission=Permission.VIEW),
+    MenuEntry(label="Model", path="/model", permission=Permission.VIEW),
     MenuEntry(label="Settings", path="/settings", permission=Permission.VIEW),
     MenuEntry(label="Users", path="/users", permission=Permission.MANAGE_USERS),
     MenuEntry(label="Audit", path="/audit", permission=Permission.VIEW_AUDIT),

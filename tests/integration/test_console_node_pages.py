@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,13 @@ from config.loading import parse_settings
 from config.settings import RoleName
 from dicom_node.association_policy import ReceiverLoad, judge_association
 from dicom_node.console import uploads
+from dicom_node.console.pages.model import days_before
 from dicom_node.ledger import schema
 from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.ledger.settings_changes import ChangeOutcome, SettingsChangeLedger
 from dicom_node.negotiation import AssociationRequest
 from dicom_node.settings_view import tables_of
+from model.published import PUBLISHED
 from tests.support.console import Client, Console, console_over, console_settings
 from tests.support.radiographs import radiograph
 
@@ -250,3 +256,70 @@ def test_names_and_values_of_a_file_are_no_markup(console: Console) -> None:
     answer = try_file(client, image(Modality=SCRIPT[:16]), name="<script>alert(1)</script>", calling="XRAY1")
     assert answer.status_code == 200
     assert "<script>alert" not in answer.text
+
+
+# -- model ----------------------------------------------------------------------------------------
+
+
+def decide(console: Console, number: int, days_ago: int, **columns: Any) -> None:
+    """Let the first objects have been decided."""
+    at = days_before(console.state.database.now())[-1 - days_ago] + 1
+    with console.state.database.write() as connection:
+        row = {"instance_id": number, "attempts": 1, "at": at, **columns}
+        connection.execute(insert(schema.enhancement), row)
+
+
+def test_the_model_page_counts_what_the_guards_refused_and_medians_of_a_source(console: Console) -> None:
+    call(console, "XRAY1", ago_s=60, objects=6)
+    call(console, "GONE1", ago_s=60, objects=1)
+    for number, after in ((1, 10.0), (2, 30.0), (3, 80.0)):
+        reason = "strength lowered" if number == 1 else None
+        decide(
+            console, number, 1, decision="enhanced", reason=reason, noise_before=100.0, noise_after=after,
+            inference_s=1.0, model_digest="d" * 64,
+        )  # fmt: skip
+    decide(console, 4, 1, decision="passed_through", reason="the guard refused it", inference_s=1.0)
+    decide(console, 5, 29, decision="passed_through", reason="late")
+    decide(console, 6, 2, decision=None)
+    decide(console, 7, 0, decision="enhanced", noise_before=8.0, noise_after=2.0, inference_s=1.0)
+    page = console.signed_in(RoleName.VIEWER).get("/model").text
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    days = [datetime.fromtimestamp(at).strftime("%Y-%m-%d") for at in days_before(console.state.database.now())]
+    assert "1 of 5 images that they judged in 30 days were refused (20.0 %)" in text
+    assert f"{days[28]} 3 1 1 0" in text
+    assert f"{days[0]} 0 0 0 1" in text
+    assert "room-1: 100 before, 30 after (3 images)" in text
+    # What left the settings is told by its AE title.
+    assert "GONE1: 8 before, 2 after (1 image)" in text
+    assert f"Images that the guards refused, by day. 1 in 30 days, most on {days[28]}: 1." in page
+    assert "Noise of room-1 that is left, by day. Between 30 and 30 %." in page
+    assert "dddddddddddddddd… others 3" in text
+
+
+def test_the_model_page_has_the_card_and_says_where_the_weights_are_not_those(console: Console, tmp_path: Path) -> None:
+    client = console.signed_in(RoleName.VIEWER)
+    page = client.get("/model").text
+    manifest = json.loads((PUBLISHED / "lite.json").read_text())
+    assert manifest["sha256"] in page
+    assert "6 to 4000" in page
+    assert page.count("unseen sources") == sum(
+        one["source"] == "unseen sources" for one in manifest["results"]["summary"]
+    )
+    assert 'role="alert"' not in page
+    (tmp_path / "own.json").write_text(json.dumps({**manifest, "file": "own.safetensors"}))
+    for content, said in ((b"tampered", "has another SHA-256"), (None, "can&#39;t be read")):
+        (tmp_path / "own.safetensors").unlink(missing_ok=True)
+        if content:
+            (tmp_path / "own.safetensors").write_bytes(content)
+        weights = console.state.settings.model.model_copy(update={"weights": str(tmp_path / "own.json")})
+        settings = console.state.settings.model_copy(update={"model": weights})
+        console.app.state.node = replace(console.state, settings=settings)
+        assert said in client.get("/model").text
+    (tmp_path / "own.json").write_text("{}")
+    assert "not a weights manifest" in client.get("/model").text
+
+
+def test_the_console_needs_no_torch_for_the_card() -> None:
+    code = "import sys; import dicom_node.console.application; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +84,11 @@ def _test(request: Request, node: State, upload: Upload) -> Response:
 def _foresee(node: State, path: Path, name: str, calling: str, host: str) -> Tested:
     settings = node.settings
     try:
-        addresses = resolve_hosts(host_names(settings.sources)) if host else {}
-        source = source_name(settings.sources, calling, host, addresses)
+        host = str(ipaddress.ip_address(host)) if host else ""
     except ValueError as error:
         raise OperationRefused(f"{host!r} is no IP address") from error
+    addresses = resolve_hosts(host_names(settings.sources)) if host else {}
+    source = source_name(settings.sources, calling, host, addresses)
     sender = SenderFacts(calling_ae_title=calling, called_ae_title=settings.node.ae_title, source=source)
     try:
         sending.require_dicom(path)
