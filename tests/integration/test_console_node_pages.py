@@ -284,7 +284,8 @@ def test_the_model_page_counts_what_the_guards_refused_and_medians_of_a_source(c
     decide(console, 7, 0, decision="enhanced", noise_before=8.0, noise_after=2.0, inference_s=1.0)
     page = console.signed_in(RoleName.VIEWER).get("/model").text
     text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
-    days = [datetime.fromtimestamp(at).strftime("%Y-%m-%d") for at in days_before(console.state.database.now())]
+    begins = days_before(console.state.database.now())
+    days = [datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d") for at in begins]
     assert "1 of 5 images that they judged in 30 days were refused (20.0 %)" in text
     assert f"{days[28]} 3 1 1 0" in text
     assert f"{days[0]} 0 0 0 1" in text

@@ -32,6 +32,10 @@ PAGES: Final = {
     "queue": "/queue",
     "destinations": "/destinations",
     "destination": "/destinations/pacs",
+    "sources": "/sources",
+    "routes": "/routes",
+    "model": "/model",
+    "settings": "/settings",
     "users": "/users",
     "audit": "/audit",
 }

@@ -80,12 +80,13 @@ def show_model(request: Request) -> Response:
 
 def days_before(now: float) -> list[float]:
     """Return when each of the last days began by the clock of this machine, today last."""
-    today = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
+    # Without a zone: a day before is the same hour by the clock, whether clocks were changed or not.
+    today = datetime.fromtimestamp(now).astimezone().replace(tzinfo=None, hour=0, minute=0, second=0, microsecond=0)
     return [(today - timedelta(days=back)).timestamp() for back in range(DAYS - 1, -1, -1)]
 
 
 def _date(at: float) -> str:
-    return datetime.fromtimestamp(at).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d")
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from pydicom.uid import UID
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -22,7 +21,7 @@ from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import render
 from dicom_node.console.uploads import MAX_BYTES, RequireUpload, Upload, uploaded
 from dicom_node.errors import NodeError, OperationRefused
-from dicom_node.forecast import Forecast, foresee, sender_troubles
+from dicom_node.forecast import Forecast, foresee, sender_troubles, shipments_in_words
 from dicom_node.part10 import open_part10
 from dicom_node.routing import SenderFacts, condition_in_words, source_name
 from dicom_node.state import State
@@ -103,19 +102,8 @@ def _foresee(node: State, path: Path, name: str, calling: str, host: str) -> Tes
         sender=sender,
         forecast=forecast,
         warnings=sender_troubles(settings, sender),
-        shipments=_shipments(forecast),
+        shipments=shipments_in_words(forecast),
     )
-
-
-def _shipments(forecast: Forecast) -> tuple[str, ...]:
-    found = []
-    for shipment in forecast.shipments:
-        what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
-        names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
-        found.append(f"{shipment.destination} gets the {what} in {names}")
-    for name in dict.fromkeys(shipment.destination for shipment in forecast.shipments if forecast.report):
-        found.append(f"{name} gets a report on the series, an Enhanced SR, if an image of it is enhanced")
-    return tuple(found)
 
 
 def _page(
