@@ -126,8 +126,8 @@ def _reference_table(model: type[BaseModel]) -> Iterator[str]:
             default = (
                 "required"
                 if field.is_required()
-                else f"`{toml_value(_default(field))}`"
-                if _default(field) is not None
+                else f"`{toml_value(default_of(field))}`"
+                if default_of(field) is not None
                 else "none"
             )
             yield f"| `{name}` | {default} | {field.description} |"
@@ -141,7 +141,7 @@ def _fields(model: type[BaseModel], values: dict[str, Any]) -> Iterator[str]:
         if name in values:
             yield f"{name} = {toml_value(values[name])}"
         else:
-            default = _default(field)
+            default = default_of(field)
             yield f"# {name} = {toml_value(default)}" if default is not None else f"# {name} ="
 
 
@@ -149,7 +149,8 @@ def _is_table(field: FieldInfo) -> bool:
     return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
-def _default(field: FieldInfo) -> Any:
+def default_of(field: FieldInfo) -> Any:
+    """Return the default of a field; None where it has none."""
     default = field.get_default(call_default_factory=True, validated_data={})
     return None if default is PydanticUndefined else default
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydicom.uid import UID
+
 from config.settings import Content, DestinationSettings, Settings
 from dicom_node.derivation import Decision
 from dicom_node.destinations.syntaxes import compressed_syntax, offered_syntaxes
@@ -91,6 +93,20 @@ def foresee(settings: Settings, part10: Part10File, sender: SenderFacts) -> Fore
             for content in contents or (Content.ORIGINAL,)
         ),
         report=route.report and decision.enhance,
+    )
+
+
+def shipments_in_words(forecast: Forecast) -> tuple[str, ...]:
+    """Return what each destination would get, a sentence for each object."""
+    objects = []
+    for shipment in forecast.shipments:
+        what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
+        names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
+        objects.append(f"{shipment.destination} gets the {what} in {names}")
+    told = dict.fromkeys(shipment.destination for shipment in forecast.shipments if forecast.report)
+    return (
+        *objects,
+        *(f"{name} gets a report on the series, an Enhanced SR, if an image of it is enhanced" for name in told),
     )
 
 

@@ -16,7 +16,7 @@ from dicom_node.errors import LedgerError
 from dicom_node.ledger.processes import ProcessLedger
 from dicom_node.ledger.settings_changes import ChangeOutcome, SettingsChangeLedger
 from dicom_node.logs import configure_logging
-from dicom_node.settings_changes import MASKED, plan_change
+from dicom_node.settings_changes import MASKED, is_secret, plan_change
 from dicom_node.settings_in_force import changes_at_start, keep_in_force
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Reloader:
             faults: list[dict[str, object]] = [
                 {
                     "path": fault.path,
-                    "value": MASKED if "database_url" in fault.path else fault.value,
+                    "value": MASKED if is_secret(fault.path) else fault.value,
                     "allowed": fault.allowed,
                 }
                 for fault in error.faults

@@ -8,15 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from config.observation import AlarmKind
-from config.settings import Content
 from dicom_node.certificates import Expiry
-from dicom_node.forecast import Forecast
+from dicom_node.forecast import Forecast, shipments_in_words
 from dicom_node.ledger.balance import Count, NodeStatus
 from dicom_node.ledger.deliveries import DeliveryLine
 from dicom_node.ledger.destinations import DestinationLine, Hold
@@ -197,12 +195,8 @@ def _show_forecast(console: Console, forecast: Forecast) -> None:
     else:
         what = forecast.reason if forecast.route is None else f"passed through: {forecast.reason}"
     console.print(Text(f"  {what}"), soft_wrap=True)
-    for shipment in forecast.shipments:
-        names = ", else ".join(UID(syntax).name for syntax in shipment.transfer_syntaxes)
-        what = "enhanced image" if shipment.content is Content.ENHANCED else "original"
-        console.print(Text(f"  {shipment.destination} gets the {what} in {names}"), soft_wrap=True)
-    for destination in dict.fromkeys(shipment.destination for shipment in forecast.shipments if forecast.report):
-        _say(console, f"  {destination} gets a report on the series, an Enhanced SR, if an image of it is enhanced")
+    for sentence in shipments_in_words(forecast):
+        _say(console, f"  {sentence}")
 
 
 def line_as_json(line: DeliveryLine) -> dict[str, Any]:

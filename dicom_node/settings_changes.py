@@ -18,7 +18,8 @@ PLACE_OF_OBJECTS: Final = ("objects", "folder", "bucket", "prefix", "region", "e
 """Settings of [storage] that count from the next start."""
 
 MASKED: Final = "(not shown)"
-_SECRET = re.compile(r"(^|[._])(database_url|password|secret|token|api_key|webhook)s?$")
+# The address of a webhook is often the secret itself.
+_SECRET = re.compile(r"(^|[._])(database_url|password|secret|token|api_key|webhook)s?$|^alerts\[.*\]\.url$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,13 @@ def changes_between(old: Settings, new: Settings) -> Iterator[Change]:
     for path in dict.fromkeys((*before, *after)):
         was, now = before.get(path), after.get(path)
         if was != now:
-            hide = _SECRET.search(path) is not None
+            hide = is_secret(path)
             yield Change(path=path, old=_shown(was, hide=hide), new=_shown(now, hide=hide))
+
+
+def is_secret(path: str) -> bool:
+    """Tell whether the value of the setting at `path` is shown to nobody."""
+    return _SECRET.search(path) is not None
 
 
 def _shown(value: Any, *, hide: bool) -> Any:

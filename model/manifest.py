@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from model.errors import WeightsError
+from model.published import PUBLISHED, find_manifest
 from model.resnet_unet import ResnetUnet
 
 ARCHITECTURE = "resnet18-unet"
-PUBLISHED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +42,6 @@ class Manifest:
     sha256: str
     width: int
     trained_for: TrainedFor
-
-
-def find_manifest(name_or_path: str) -> Path:
-    """Return the manifest of published weights by name, or of a weights file of your own by path.
-
-    Raises
-    ------
-    WeightsError
-        If there is none.
-    """
-    path = Path(name_or_path)
-    is_file = path.suffix in {".json", ".safetensors"}
-    path = path.with_suffix(".json") if is_file else PUBLISHED / f"{name_or_path}.json"
-    if not path.is_file():
-        published = ", ".join(sorted(p.stem for p in PUBLISHED.glob("*.json"))) or "none"
-        raise WeightsError(f"No weights manifest {path}. Published weights: {published}.")
-    return path
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -117,3 +100,14 @@ def load_network(manifest: Manifest) -> ResnetUnet:
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{manifest.weights}: tensors do not fit the network ({error})") from error
     return network.eval()
+
+
+__all__ = [
+    "ARCHITECTURE",
+    "PUBLISHED",
+    "Manifest",
+    "TrainedFor",
+    "find_manifest",
+    "load_network",
+    "read_manifest",
+]

@@ -119,8 +119,9 @@ class Access:
 class Require:
     """The dependency by which a route says what it needs: ``Depends(require(Permission.VIEW))``."""
 
-    def __init__(self, permission: Permission) -> None:
+    def __init__(self, permission: Permission, *, reads_form: bool = True) -> None:
         self.permission = permission
+        self._reads_form = reads_form
 
     async def __call__(self, request: Request) -> SignedIn:
         """Return the user.
@@ -135,7 +136,9 @@ class Require:
             raise SignInRequired("sign in first")
         request.state.signed_in = signed_in
         if request.method not in SAFE_METHODS:
-            await require_own_form(request, signed_in.csrf)
+            require_own_site(request)
+            if self._reads_form:
+                await require_own_form(request, signed_in.csrf)
         if signed_in.user.must_change and self.permission is not Permission.ACCOUNT:
             raise PasswordChangeRequired("change your password first")
         if self.permission not in signed_in.permissions:
@@ -167,14 +170,19 @@ def csrf_of(token: str) -> str:
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
 
 
+def require_own_site(request: Request) -> None:
+    """Raise `ForgedRequest` where the browser says that another site made the request."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise ForgedRequest("the request comes from another site")
+
+
 async def require_own_form(request: Request, csrf: str) -> None:
     """Raise `ForgedRequest` unless a request was made by a page of ours for this session.
 
     The cookie goes with no request that another site makes (SameSite=Strict); this holds where a browser or another
     program on this host name breaks that.
     """
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise ForgedRequest("the request comes from another site")
+    require_own_site(request)
     given = request.headers.get(CSRF_HEADER)
     if given is None:
         form = await request.form()

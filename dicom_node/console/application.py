@@ -17,7 +17,19 @@ from dicom_node.console.access import Access
 from dicom_node.console.errors import add_error_pages
 from dicom_node.console.guard import guarded
 from dicom_node.console.oidc import OidcSignIn
-from dicom_node.console.pages import account, destinations, overview, queue, studies, users, viewer
+from dicom_node.console.pages import (
+    account,
+    destinations,
+    model,
+    overview,
+    queue,
+    routes,
+    settings,
+    sources,
+    studies,
+    users,
+    viewer,
+)
 from dicom_node.console.permissions import Permission
 from dicom_node.console.rendering import STATIC, MenuEntry
 from dicom_node.identifiers import try_identifiers
@@ -29,6 +41,10 @@ ROUTERS: Final[Sequence[APIRouter]] = (
     studies.router,
     queue.router,
     destinations.router,
+    sources.router,
+    routes.router,
+    model.router,
+    settings.router,
     users.router,
     viewer.router,
 )
@@ -38,6 +54,10 @@ MENU: Final[Sequence[MenuEntry]] = (
     MenuEntry(label="Studies", path="/studies", permission=Permission.VIEW),
     MenuEntry(label="Queue", path="/queue", permission=Permission.VIEW),
     MenuEntry(label="Destinations", path="/destinations", permission=Permission.VIEW),
+    MenuEntry(label="Sources", path="/sources", permission=Permission.VIEW),
+    MenuEntry(label="Routes", path="/routes", permission=Permission.VIEW),
+    MenuEntry(label="Model", path="/model", permission=Permission.VIEW),
+    MenuEntry(label="Settings", path="/settings", permission=Permission.VIEW),
     MenuEntry(label="Users", path="/users", permission=Permission.MANAGE_USERS),
     MenuEntry(label="Audit", path="/audit", permission=Permission.VIEW_AUDIT),
 )

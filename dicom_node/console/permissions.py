@@ -22,12 +22,14 @@ class Permission(enum.StrEnum):
     """Attributes of the patient and the order. No role has it: it is given to each user by itself."""
     OPERATE = "operate"
     """Hold, release, retry, cancel, reroute, echo and the like."""
+    TEST_ROUTES = "test routes with a file"
+    """What routes find in a file of one's own, attributes of the patient among them."""
     MANAGE_USERS = "manage users"
     VIEW_AUDIT = "view the audit"
 
 
 _VIEWER: Final = frozenset({Permission.ACCOUNT, Permission.VIEW, Permission.VIEW_IMAGES})
-_OPERATOR: Final = _VIEWER | {Permission.OPERATE}
+_OPERATOR: Final = _VIEWER | {Permission.OPERATE, Permission.TEST_ROUTES}
 _ADMIN: Final = _OPERATOR | {Permission.MANAGE_USERS, Permission.VIEW_AUDIT}
 
 ROLE_PERMISSIONS: Final[Mapping[RoleName, frozenset[Permission]]] = {

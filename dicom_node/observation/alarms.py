@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from config.observation import AlarmKind
-from config.settings import Settings
+from config.settings import Settings, SourceSettings
 from dicom_node.certificates import Expiry
 from dicom_node.ledger.figures import Figures
 from dicom_node.states import DEAD_LETTERS
@@ -113,7 +113,7 @@ def _of_series(figures: Figures, settings: Settings) -> Iterator[Alarm]:
     for source in settings.sources:
         # One that was never heard of is being set up, not silent.
         seen = [figures.seen[title] for title in source.ae_titles if title in figures.seen]
-        if source.silent_after_h and seen and figures.at - max(seen) >= source.silent_after_h * 3600:
+        if seen and is_silent(source, max(seen), figures.at):
             sentence = (
                 f"{source.name} has opened no association since {_local(max(seen))}, more than "
                 f"{source.silent_after_h:g} h; look at the modality and at its network"
@@ -139,6 +139,11 @@ def _of_series(figures: Figures, settings: Settings) -> Iterator[Alarm]:
             "not keep up"
         )
         yield Alarm(kind=AlarmKind.DEADLINE_RATE, subject="", sentence=sentence)
+
+
+def is_silent(source: SourceSettings, last_at: float, now: float) -> bool:
+    """Tell whether a source that called last at `last_at` should have called again by `now`."""
+    return bool(source.silent_after_h) and now - last_at >= source.silent_after_h * 3600
 
 
 def _of_machine(facts: Facts, settings: Settings) -> Iterator[Alarm]:

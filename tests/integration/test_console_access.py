@@ -401,7 +401,8 @@ def test_the_audit_says_who_did_what_from_where(console: Console) -> None:
 
 def test_every_answer_has_the_headers_and_no_page_a_script_or_style_of_its_own(console: Console) -> None:
     client = console.signed_in()
-    for path in ("/", "/studies", "/queue", "/destinations/pacs", "/users", "/audit", "/account", "/nowhere", "/login"):
+    pages = ("/", "/studies", "/queue", "/destinations/pacs", "/sources", "/routes", "/model", "/users", "/audit")
+    for path in (*pages, "/account", "/nowhere", "/login"):
         answer = client.get(path)
         assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY, path
         assert answer.headers["x-content-type-options"] == "nosniff"

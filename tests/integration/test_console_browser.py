@@ -21,7 +21,10 @@ pytestmark = [requires_chromium, requires_dcmtk, pytest.mark.timeout(600)]
 
 PATIENT = "ZQXNAME"
 PASSWORDS = {"boss": "four slow green trains", "olga": "nine loud red kettles", "vera": "three odd blue ladders"}
-PAGES = ("/", "/studies", "/queue?show=all", "/destinations", "/destinations/pacs", "/users", "/audit", "/account")
+PAGES = (
+    *("/", "/studies", "/queue?show=all", "/destinations", "/destinations/pacs", "/sources", "/routes", "/model"),
+    *("/settings?show=all", "/users", "/audit", "/account"),
+)
 
 
 @dataclass

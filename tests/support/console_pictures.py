@@ -17,6 +17,7 @@ from dicom_node.console.pages import destinations, overview
 from dicom_node.ledger import schema
 from dicom_node.ledger.console_audit import AuditLedger
 from dicom_node.ledger.destinations import HoldScope
+from dicom_node.ledger.reception import ReceptionLedger
 from dicom_node.state import State
 from tests.support.browser import running_browser
 from tests.support.console import PASSWORD, Console, console_over, console_settings, served
@@ -32,6 +33,9 @@ PAGES: Final = {
     "queue": "/queue",
     "destinations": "/destinations",
     "destination": "/destinations/pacs",
+    "sources": "/sources",
+    "routes": "/routes",
+    "model": "/model",
     "users": "/users",
     "audit": "/audit",
 }
@@ -89,6 +93,14 @@ def busy(state: State) -> None:
                 },
             )
     _store_patient(state)
+    title, host = "MOBILE4", "10.1.0.44"
+    ReceptionLedger(state.database, "lowdose-1:receiver").record_rejection(
+        calling_ae_title=title,
+        called_ae_title="LOWDOSE",
+        host=host,
+        reason=f"calling AE title '{title}' from {host} is not a known source; to admit it, add:\n"
+        f'[[sources]]\nname = "{title}"\nae_titles = ["{title}"]\nhosts = ["{host}"]',
+    )
     state.standings.hold(HoldScope.DESTINATION, "archive", "new disks until 18:00 (bert in the console)")
     for delivery in range(3):
         state.standings.note_silence(
