@@ -86,6 +86,7 @@ class Viewer {
     };
     this.tool = "window";
     this.stage = new Stage(stageElement, makeRenderer);
+    this.stage.onFitted = () => this.tellView();
     this.stage.state = this.state;
     this.cine = new Cine(image, (number) => this.show(number), find);
   }
@@ -268,10 +269,14 @@ class Viewer {
   }
 
   moved() {
+    this.tellView();
+    this.stage.moving();
+  }
+
+  tellView() {
     const { view } = this.state;
     find("#scale").textContent = `${(view.scale * 100).toPrecision(3)} %`;
     stageElement.dataset.view = `${view.x} ${view.y} ${view.scale}`;
-    this.stage.moving();
   }
 
   setNoiseRange(sigmas) {

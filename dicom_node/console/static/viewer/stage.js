@@ -57,7 +57,10 @@ export class Stage {
     for (const pane of this.visible) pane.resize();
     const { view } = this.state;
     const [first] = this.visible;
-    if (first && view.fitted) view.fit(first.width, first.height);
+    if (first && view.fitted) {
+      view.fit(first.width, first.height);
+      this.onFitted?.();
+    }
     this.draw();
   }
 
