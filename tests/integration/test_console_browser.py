@@ -289,6 +289,19 @@ def test_axe_finds_no_serious_fault(department: Department, scheme: str) -> None
         window.troubles.clear()
 
 
+def test_a_file_is_tested_against_the_routes_and_is_gone_then(department: Department) -> None:
+    path = department.folder / "tested.dcm"
+    radiograph(1, size=32).save_as(path, enforce_file_format=True)
+    with department.window("olga") as window:
+        page = window.page
+        window.open("/routes")
+        page.get_by_label("DICOM file").set_input_files(path)
+        page.get_by_role("button", name="Test").click()
+        page.get_by_role("heading", name="tested.dcm").wait_for()
+        assert window.troubles == []
+    assert list(department.node.data_dir.rglob("incoming/tmp*")) == []
+
+
 def test_at_200_percent_no_page_scrolls_sideways(department: Department) -> None:
     # 1280 pixels at 200 %: what the page sees is a window of 640.
     with department.window("boss", viewport={"width": 640, "height": 400}, device_scale_factor=2) as window:
