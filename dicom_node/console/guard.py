@@ -20,6 +20,12 @@ CONTENT_SECURITY_POLICY: Final = (
 )
 """Nothing but what the console itself serves, and no script or style in a page. A page may ask for more by a header."""
 
+UPLOADS: Final = ("/routes/test",)
+"""Paths that take files."""
+
+LARGEST_BODY: Final = 1 << 20
+"""Bytes of a form; the largest acts on a thousand deliveries."""
+
 HEADERS: Final = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -75,6 +81,39 @@ class KnownHosts:
         await self._app(scope, receive, send)
 
 
+class SmallBodies:
+    """Refuses large requests before anything reads them: forms are kept on disk before it is known who sends them.
+
+    Parameters
+    ----------
+    elsewhere
+        Paths whose handlers limit what they take, and look who sends it first.
+    """
+
+    def __init__(self, app: ASGIApp, elsewhere: Sequence[str]) -> None:
+        self._app = app
+        self._elsewhere = frozenset(elsewhere)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and scope["path"] not in self._elsewhere:
+            headers = dict(scope["headers"])
+            if b"transfer-encoding" in headers:
+                await _too_large(scope, receive, send, 411, "Requests without a length are not taken here.\n")
+                return
+            length = headers.get(b"content-length", b"0")
+            if not length.isdigit() or int(length) > LARGEST_BODY:
+                await _too_large(scope, receive, send, 413, "This request is too large for the console.\n")
+                return
+        await self._app(scope, receive, send)
+
+
+async def _too_large(scope: Scope, receive: Receive, send: Send, status: int, sentence: str) -> None:
+    # The rest of the body is not read: the connection ends.
+    answer = PlainTextResponse(sentence, status_code=status, headers={"Connection": "close"})
+    await answer(scope, receive, send)
+
+
 class ProxyOnly:
     """Refuses what did not come through a trusted proxy, and believes those: address of the user, and scheme."""
 
@@ -115,7 +154,7 @@ def _name_of(host: str) -> str:
 
 def guarded(app: ASGIApp, settings: ConsoleSettings) -> ASGIApp:
     """Return the application behind everything that a request passes first."""
-    guarded_app: ASGIApp = KnownHosts(app, own_names(settings))
+    guarded_app: ASGIApp = KnownHosts(SmallBodies(app, UPLOADS), own_names(settings))
     if settings.trusted_proxies:
         guarded_app = ProxyOnly(guarded_app, settings.trusted_proxies)
     return SecurityHeaders(guarded_app)

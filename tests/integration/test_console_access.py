@@ -14,7 +14,7 @@ from sqlalchemy import update
 from config.loading import InvalidSettings
 from config.settings import RoleName
 from dicom_node.console.access import Public, Require
-from dicom_node.console.guard import CONTENT_SECURITY_POLICY
+from dicom_node.console.guard import CONTENT_SECURITY_POLICY, LARGEST_BODY
 from dicom_node.console.passwords import hash_password
 from dicom_node.console.server import add_first_admin
 from dicom_node.errors import LedgerUnavailable
@@ -535,3 +535,15 @@ def test_passwords_are_kept_as_argon2id_with_the_memory_that_rfc_9106_asks_for()
     _, kind, _, parameters, *_ = hash_password(PASSWORD).split("$")
     assert kind == "argon2id"
     assert int(re.search(r"m=(\d+)", parameters)[1]) >= 65536  # type: ignore[index]
+
+
+@pytest.mark.parametrize("path", ["/login", "/queue/act"])
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(console: Console, path: str) -> None:
+    client = console.client().http
+
+    def endless() -> Iterator[bytes]:
+        yield b"x" * 1024
+
+    assert client.post(path, content=b"x" * (LARGEST_BODY + 1)).status_code == 413
+    assert client.post(path, content=endless()).status_code == 411
+    assert client.post("/login", data={"name": "x"}).status_code not in (411, 413)
