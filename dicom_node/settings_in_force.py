@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ def keep_in_force(
     except OSError as error:
         # A full disk; a process that starts again then reads the settings file itself.
         log.warning("The settings in force can't be kept", extra={"file": str(file), "reason": error.strerror})
-        partial.unlink(missing_ok=True)
-        file.unlink(missing_ok=True)
+        # A data folder that is none, or can't be written, is refused in words by the roles.
+        for left in (partial, file):
+            with suppress(OSError):
+                left.unlink()
         return None
     return file
 
