@@ -158,6 +158,7 @@ def show_queue(
         )
         console.print(head, soft_wrap=True)
         generation = f" (generation {line.generation})" if line.generation > 1 else ""
+        generation += " (enhanced images that follow their originals)" if line.part else ""
         console.print(Text(f"   series {line.series_instance_uid}{generation}"), soft_wrap=True)
         if line.reason:
             console.print(Text(f"   {line.reason}"), soft_wrap=True)
@@ -209,6 +210,7 @@ def line_as_json(line: DeliveryLine) -> dict[str, Any]:
         "study_instance_uid": line.study_instance_uid,
         "series_instance_uid": line.series_instance_uid,
         "generation": line.generation,
+        "part": line.part,
         "route": line.route,
         "sent": line.sent,
         "refused": line.refused,

@@ -47,7 +47,7 @@ class PendingObject:
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryLine:
-    """A delivery as the queue shows it."""
+    """A delivery as the queue shows it; `part` is 1 where it follows originals that went before, else 0."""
 
     delivery_id: int
     destination: str
@@ -56,6 +56,7 @@ class DeliveryLine:
     study_instance_uid: str
     series_instance_uid: str
     generation: int
+    part: int
     route: str | None
     sent: int
     refused: int
@@ -535,6 +536,7 @@ def _line(row: Row[Any]) -> DeliveryLine:
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,
         generation=row.generation,
+        part=row.part,
         route=row.route,
         sent=row.sent,
         refused=row.refused,

@@ -68,6 +68,7 @@ def test_originals_go_first_and_what_is_enhanced_later_follows_once(ledger: Ledg
     ledger.pass_through(three, "the guard refused it")
     assert end(ledger, arrival_id) is ArrivalState.ENHANCED
     assert [row for row in ledger.rows(ITEMS) if row[0] == 1] == [(1, "derived", two)]
+    assert [(line.part, line.pending) for line in ledger.deliveries.lines()] == [(0, 0), (1, 1)]
     assert counts(ledger) == (2, 1)
     deliver_all(ledger)
     assert counts(ledger) == (3, 0)
