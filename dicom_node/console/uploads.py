@@ -79,7 +79,8 @@ async def uploaded(request: Request, signed_in: SignedIn, folder: Path) -> Async
         async for chunk in request.stream():
             read += len(chunk)
             if read > MAX_BYTES:
-                raise OperationRefused(f"the file is larger than {MAX_BYTES >> 20} MB; use dicom-node route test")
+                most = MAX_BYTES >> 20
+                raise OperationRefused(f"larger than {most} MB; use dicom-node route test FILE -c FILE")
             await run_in_threadpool(parser.write, chunk)
             if read > _BEFORE_TOKEN:
                 _require_token(upload, signed_in)

@@ -86,7 +86,7 @@ DAMAGES = st.lists(
     st.tuples(
         st.sampled_from(("flip", "byte", "short", "long", "cut", "remove", "repeat", "swap")),
         # Headers are where the decisions fall, and they are a tenth of the bytes.
-        st.one_of(st.floats(0, 0.08), st.floats(0, 1)),
+        st.one_of(st.floats(0, 0.08, allow_subnormal=False), st.floats(0, 1, allow_subnormal=False)),
         st.one_of(st.sampled_from(NUMBERS), st.integers(0, 0xFFFFFFFF)),
     ),
     min_size=1,
@@ -178,7 +178,7 @@ GOOD_STREAM = (
 
 @pytest.mark.filterwarnings("ignore")
 @FUZZ
-@given(damages=DAMAGES, cuts=st.lists(st.floats(0, 1), max_size=8))
+@given(damages=DAMAGES, cuts=st.lists(st.floats(0, 1, allow_subnormal=False), max_size=8))
 def test_a_damaged_association_is_answered_or_ended_and_the_next_one_is_served(
     receiver: RunningReceiver, damages: list[Damage], cuts: list[float]
 ) -> None:
